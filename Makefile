@@ -1,0 +1,33 @@
+# What a developer and the CI run; every target works from a clean clone.
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.stamp-setup
+
+.PHONY: setup check test demo clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml contrib/install-system-packages.sh
+	sh contrib/install-system-packages.sh
+	python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+demo: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash contrib/demo/demo.sh
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	    .import_linter_cache
+	find s3backfs tests -name __pycache__ -type d -prune -exec rm -rf {} +

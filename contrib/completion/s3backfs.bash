@@ -1,0 +1,2 @@
+# Bash completion; copy to /usr/share/bash-completion/completions/s3backfs.
+eval "$(_S3BACKFS_COMPLETE=bash_source s3backfs)"

@@ -1,0 +1,237 @@
+"""One backup, open or sealed: its names, its tree, and how its state becomes durable."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import trio
+
+from s3backfs.backup.checkpoint import run_checkpoint
+from s3backfs.backup.live import SLOT_SHIFT, TOP_INO, LiveNodes
+from s3backfs.backup.names import NameTree
+from s3backfs.backup.node import Directory, Node
+from s3backfs.backup.nodes import RepositoryNodes
+from s3backfs.backup.roots import HeldRoot
+from s3backfs.backup.statistics import Tally
+from s3backfs.backup.xattrs import with_loaded_xattrs
+from s3backfs.errors import FileSystemError, S3backfsError
+from s3backfs.format.root import BackupState, Root
+from s3backfs.manifest.entry import Entry
+from s3backfs.manifest.keys import directory_range
+from s3backfs.manifest.tree import Tree
+
+log = logging.getLogger(__name__)
+
+
+class Backup:
+    """A backup as this mount sees it.
+
+    `generation` counts the trees that its names were read from. Changes are allowed only while
+    `is_own_open`, and wait while a checkpoint captures. `failure` is what went wrong for good: it
+    stays, reads go on, and every writer is told once.
+    """
+
+    def __init__(
+        self, nodes: RepositoryNodes, live: LiveNodes, held: HeldRoot, slot: int, *, is_own: bool
+    ) -> None:
+        self.nodes = nodes
+        self.repository = nodes.repository
+        self.held = held
+        self.slot = slot
+        self.is_own = is_own
+        self.is_removed = False
+        self.generation = 0
+        self.failure: S3backfsError | None = None
+        self.tally = Tally.of(held.root.statistics)
+        self.dirty: set[Node] = set()
+        self.clones: dict[tuple[bytes, bytes], Node] = {}
+        self.bases: dict[bytes, Backup] = {}
+        self.change_count = 0
+        self.stored_count = 0
+        self.last_change_s = trio.current_time()
+        self.last_checkpoint_s = trio.current_time()
+        self.last_checkpoint_ns = held.root.updated_ns
+        self.tree = Tree(held.root.top, nodes.entries)
+        self.names = NameTree(self, live, self.find)
+        self._thawed: trio.Event | None = None
+        self._checkpoint_lock = trio.Lock()
+        self._begun = 0
+        self._done = 0
+        self._make_top(live)
+
+    def _make_top(self, live: LiveNodes) -> None:
+        top = Node(self, self.slot << SLOT_SHIFT | TOP_INO, None)
+        top.directory = Directory(b"")
+        self.names.top = top
+        live.by_number[top.number] = top
+
+    # -- what it is --------------------------------------------------------------------------
+
+    @property
+    def root(self) -> Root:
+        """The root as last read or stored."""
+        return self.held.root
+
+    @property
+    def id(self) -> bytes:
+        """The backup's identity: it keeps it when it is renamed."""
+        return self.root.backup_id
+
+    @property
+    def name(self) -> bytes:
+        """The directory's name at the root of the mount."""
+        return self.root.name
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether it is immutable."""
+        return self.root.state == BackupState.SEALED
+
+    @property
+    def is_own_open(self) -> bool:
+        """Whether this mount may write it."""
+        return self.is_own and not self.is_sealed and not self.is_removed
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether something was changed that no checkpoint has captured."""
+        return self.change_count != self.stored_count
+
+    # -- reading -----------------------------------------------------------------------------
+
+    async def find(self, key: bytes) -> Entry | None:
+        """The entry at a key of the last checkpoint's tree."""
+        entry = await self.tree.find(key)
+        if entry is None:
+            return None
+        return await with_loaded_xattrs(self.repository, entry)
+
+    def items(self, lo: bytes, hi: bytes) -> AsyncGenerator[tuple[bytes, Entry]]:
+        """The entries of the last checkpoint's tree from `lo` up to `hi`."""
+        return self.tree.items(lo, hi)
+
+    async def is_empty(self, directory: Node) -> bool:
+        """Whether a directory has no names."""
+        names = directory.directory
+        assert names is not None
+        if any(child is not None for child in names.children.values()):
+            return False
+        if names.base is None:
+            return True
+        prefix_length = len(names.base) + 1
+        async with aclosing(self.items(*directory_range(names.base))) as items:
+            async for key, _ in items:
+                if names.children.get(key[prefix_length:], directory) is not None:
+                    return False
+        return True
+
+    # -- changing ----------------------------------------------------------------------------
+
+    async def writable(self) -> None:
+        """Wait until changes are allowed; call it last before a change, which may not await.
+
+        Raises:
+            FileSystemError: EROFS, or ESTALE for a backup that is no longer there.
+        """
+        while self._thawed is not None:
+            await self._thawed.wait()
+        if not self.is_own_open:
+            raise FileSystemError(errno.ESTALE if self.is_removed else errno.EROFS)
+
+    def note_change(self) -> None:
+        """Count a change, for the checkpoints that run by themselves."""
+        self.change_count += 1
+        self.last_change_s = trio.current_time()
+
+    def note_base(self, source: Backup) -> None:
+        """Remember a backup that entries were taken over from."""
+        self.bases[source.id] = source
+
+    def fail(self, error: S3backfsError) -> None:
+        """Remember what went wrong for good."""
+        if self.failure is None:
+            log.error("backup %s: %s", printable(self.name), error)
+        self.failure = error
+
+    # -- checkpoints -------------------------------------------------------------------------
+
+    async def checkpoint(self) -> None:
+        """Make everything durable that was written before the call; calls share the work.
+
+        Raises:
+            S3backfsError: it could not be stored.
+        """
+        if not self.is_own_open:
+            return
+        begun = self._begun
+        async with self._checkpoint_lock:
+            # Another call's checkpoint, begun after this call was made, did our work too.
+            if self._done > begun or not (self.has_changes or self.held.is_unstored):
+                return
+            self._begun += 1
+            number = self._begun
+            try:
+                await run_checkpoint(self)
+            except S3backfsError as error:
+                self.fail(error)
+                raise
+            self._done = number
+            self.last_checkpoint_s = trio.current_time()
+            self.last_checkpoint_ns = time.time_ns()
+            # An error that a complete checkpoint has overcome is over.
+            self.failure = None
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[None]:
+        """Keep checkpoints and changes away while the root gets another name or state.
+
+        What was written before is stored first.
+        """
+        async with self._checkpoint_lock:
+            self.freeze()
+            try:
+                await self.settle_contents()
+                if self.has_changes and self.is_own_open:
+                    await run_checkpoint(self, is_frozen=True)
+                yield
+            finally:
+                self.thaw()
+
+    def take_newer(self, held: HeldRoot) -> None:
+        """Follow another writer's backup to its newer root."""
+        self.held = held
+        self.tree = Tree(held.root.top, self.nodes.entries)
+        self.generation += 1
+        self.names.forget_entries()
+
+    def freeze(self) -> None:
+        """Hold up changes until `thaw`."""
+        self._thawed = trio.Event()
+
+    def thaw(self) -> None:
+        """Let changes go on."""
+        if self._thawed is not None:
+            self._thawed.set()
+            self._thawed = None
+
+    async def settle_contents(self) -> None:
+        """Hand over the written bytes of every open file."""
+        while self.dirty:
+            node = self.dirty.pop()
+            content = node.content
+            if content is None:
+                continue
+            try:
+                await content.settle()
+            finally:
+                if content.is_dirty:
+                    self.dirty.add(node)
+
+
+def printable(name: bytes) -> str:
+    """A name for people: bytes that are no UTF-8 are escaped."""
+    return name.decode("utf-8", "backslashreplace")

@@ -1,0 +1,159 @@
+"""Making the present state of an open backup durable.
+
+    settle open files -> freeze, capture, thaw -> data packs durable -> tree -> meta packs durable
+      -> root stored -> the new tree becomes the base of what is in memory
+
+Until the root is stored nothing that a reader can see has changed, so a crash anywhere leaves the
+last checkpoint. After a failure the captured changes are changes again.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from s3backfs.backup.bases import BaseEntries
+from s3backfs.backup.capture import Capture, CapturedNode, capture, give_back, land
+from s3backfs.backup.content_tree import with_merged_extents
+from s3backfs.backup.edits import EditMaker
+from s3backfs.backup.live import TOP_INO
+from s3backfs.backup.names import link_ino
+from s3backfs.backup.roots import store_open_root
+from s3backfs.backup.statistics import Tally
+from s3backfs.backup.xattrs import with_stored_xattrs
+from s3backfs.format.refs import ID_BYTES
+from s3backfs.format.root import Root
+from s3backfs.manifest.entry import (
+    Entry,
+    extra_of,
+    is_link_name,
+    settled,
+    with_extra,
+)
+from s3backfs.manifest.keys import LINK_KEY_BYTES, is_link_key
+from s3backfs.manifest.tree import Top, Tree
+
+if TYPE_CHECKING:
+    from s3backfs.backup.backup import Backup
+
+
+async def run_checkpoint(backup: Backup, *, is_frozen: bool = False) -> None:
+    """Store everything that changed up to now; the caller holds the checkpoint lock.
+
+    `is_frozen` says that the caller has frozen the backup, settled it, and will thaw it.
+
+    Raises:
+        S3backfsError: nothing visible has changed, and every change is still in memory.
+    """
+    if is_frozen:
+        taken, change_count = capture(backup.names, backup.tally), backup.change_count
+    else:
+        await backup.settle_contents()
+        taken, change_count = await _capture_frozen(backup)
+    previous_count, backup.stored_count = backup.stored_count, change_count
+    try:
+        run = _Checkpoint(backup, taken)
+        top = await run.store_tree()
+        await _store_root(backup, top, taken.tally)
+    except BaseException:
+        give_back(taken, backup.names)
+        backup.stored_count = previous_count
+        raise
+    # No await from here: the tree and what stands over it change together.
+    backup.tree = Tree(top, backup.nodes.entries)
+    backup.generation += 1
+    land(taken, backup.names)
+    run.tell_contents()
+
+
+async def _capture_frozen(backup: Backup) -> tuple[Capture, int]:
+    backup.freeze()
+    try:
+        await backup.settle_contents()
+        # No await between the last settled file and the capture.
+        return capture(backup.names, backup.tally), backup.change_count
+    finally:
+        backup.thaw()
+
+
+async def _store_root(backup: Backup, top: Top | None, tally: Tally) -> None:
+    root = backup.root
+    owner = msgspec.structs.replace(root.owner, sequence=root.owner.sequence + 1)
+    statistics = tally.stored(
+        root.statistics,
+        entries=top.entry_count if top else 0,
+        new_bytes=backup.repository.writer.progress.take_stored(),
+    )
+    changed: Root = msgspec.structs.replace(
+        root,
+        owner=owner,
+        top=top,
+        updated_ns=time.time_ns(),
+        statistics=statistics,
+        bases=tuple(sorted({*root.bases, *backup.bases})),
+    )
+    backup.held = await store_open_root(backup.repository, backup.held, changed)
+
+
+class _Checkpoint:
+    """One run: turns captured values into stored entries."""
+
+    def __init__(self, backup: Backup, taken: Capture) -> None:
+        self._backup = backup
+        self._repository = backup.repository
+        self._keyring = backup.repository.keyring
+        self._taken = taken
+        self._bases = BaseEntries(backup)
+        self._stored: list[tuple[CapturedNode, Entry]] = []
+
+    async def store_tree(self) -> Top | None:
+        """Write data, then nodes; on return everything the top refers to is durable."""
+        await self._store_xattrs()
+        await self._repository.writer.barrier()
+        maker = EditMaker(self._backup.items, self._finish, self._rekeyed)
+        top = await self._backup.tree.update(maker.edits(self._taken.top))
+        await self._repository.writer.barrier()
+        return top
+
+    async def _store_xattrs(self) -> None:
+        for captured in self._taken.nodes:
+            captured.entry = await with_stored_xattrs(self._repository, captured.entry)
+
+    async def _finish(self, key: bytes, value: CapturedNode | Entry) -> Entry:
+        """Make a captured value ready to be stored: refs, number, extent tree, ctime."""
+        if isinstance(value, Entry):
+            return value
+        entry = await with_merged_extents(self._backup.nodes, settled(value.entry))
+        entry = self._with_ino(entry, key, value.ino)
+        entry = await self._bases.aligned(key, entry, value.clone_of)
+        self._stored.append((value, entry))
+        return entry
+
+    def _with_ino(self, entry: Entry, key: bytes, ino: int) -> Entry:
+        if ino == TOP_INO:
+            default = TOP_INO
+        elif is_link_key(key):
+            default = link_ino(key[LINK_KEY_BYTES - ID_BYTES :])
+        else:
+            default = self._keyring.path_hash(key, 0)
+        stored = 0 if ino == default else ino
+        extra = extra_of(entry)
+        if extra.ino == stored:
+            return entry
+        return with_extra(entry, msgspec.structs.replace(extra, ino=stored))
+
+    def _rekeyed(self, entry: Entry, old_key: bytes, key: bytes) -> Entry:
+        """Keep the inode number of an entry whose path changes."""
+        if is_link_name(entry):
+            return entry
+        ino = extra_of(entry).ino or self._keyring.path_hash(old_key, 0)
+        return self._with_ino(entry, key, ino)
+
+    def tell_contents(self) -> None:
+        """Let open files go on from what was stored."""
+        for captured, stored in self._stored:
+            content = captured.node.content
+            if content is not None:
+                content.swapped(captured.entry, stored)

@@ -1,0 +1,76 @@
+"""The verb `list`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from s3backfs.cli.options import store_config, store_options, url_argument
+from s3backfs.cli.passphrase import passphrase_reader, take_passphrase
+from s3backfs.cli.terminal import format_bytes, format_time, print_json, print_table, printable
+from s3backfs.config import StoreConfig
+from s3backfs.control import wire_name
+from s3backfs.store.location import parse_url
+
+if TYPE_CHECKING:
+    from s3backfs.backup.catalogue import BackupSummary
+
+_HEADERS = ("backup", "state", "created", "updated", ">files", ">size", ">stored", "host")
+
+
+@click.command("list")
+@url_argument
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@store_options
+def list_command(url: str, as_json: bool, **params: Any) -> None:
+    """List the backups of a repository: state, times, files, size, new bytes stored.
+
+    \b
+    Examples:
+      s3backfs list s3://bucket/prefix
+      s3backfs list --json file:///srv/nas/backups | jq '.[].name'
+    """
+    backups = sorted(_summaries(parse_url(url).url, store_config(params)), key=lambda b: b.name)
+    if as_json:
+        print_json([_as_json(backup) for backup in backups])
+    else:
+        print_table(_HEADERS, map(_row, backups))
+
+
+def _summaries(url: str, store: StoreConfig) -> Sequence[BackupSummary]:
+    import trio  # slow to import
+
+    from s3backfs.cli.stores import summarize
+
+    return trio.run(partial(summarize, url, store, passphrase_reader(take_passphrase())))
+
+
+def _as_json(backup: BackupSummary) -> dict[str, Any]:
+    return {
+        "name": wire_name(backup.name),
+        "state": backup.state,
+        "created_ns": backup.created_ns,
+        "updated_ns": backup.updated_ns,
+        "sealed_ns": backup.sealed_ns,
+        "entries": backup.entries,
+        "files": backup.files,
+        "size_bytes": backup.size_bytes,
+        "stored_bytes": backup.stored_bytes,
+        "host": backup.host,
+    }
+
+
+def _row(backup: BackupSummary) -> tuple[str, ...]:
+    return (
+        printable(backup.name),
+        backup.state,
+        format_time(backup.created_ns),
+        format_time(backup.sealed_ns or backup.updated_ns),
+        str(backup.files),
+        format_bytes(backup.size_bytes),
+        format_bytes(backup.stored_bytes),
+        printable(backup.host),
+    )

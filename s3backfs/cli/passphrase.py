@@ -1,0 +1,100 @@
+"""Where the passphrase comes from.
+
+In this order: the first line of what S3BACKFS_PASSPHRASE_FILE names, what
+S3BACKFS_PASSPHRASE_COMMAND prints, S3BACKFS_PASSPHRASE itself, a prompt on a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from s3backfs.config import Secret
+from s3backfs.errors import ConfigurationError
+
+FILE_VARIABLE = "S3BACKFS_PASSPHRASE_FILE"
+COMMAND_VARIABLE = "S3BACKFS_PASSPHRASE_COMMAND"
+VARIABLE = "S3BACKFS_PASSPHRASE"
+_MAX_BYTES = 64 << 10
+
+
+def take_passphrase() -> Secret | None:
+    """Read the passphrase that the environment leads to; None where it names no source.
+
+    The variables are removed from the environment, so that no child process inherits them.
+
+    Raises:
+        ConfigurationError: the source cannot be read, or holds nothing.
+    """
+    given = {
+        name: os.environ.pop(name, None) for name in (FILE_VARIABLE, COMMAND_VARIABLE, VARIABLE)
+    }
+    readers: dict[str, Callable[[str], bytes]] = {
+        FILE_VARIABLE: _from_file,
+        COMMAND_VARIABLE: _from_command,
+        VARIABLE: os.fsencode,
+    }
+    for variable, value in given.items():
+        if value is not None:
+            if not value:
+                raise ConfigurationError(f"{variable} is set but empty; unset it or give a value")
+            return _checked(readers[variable](value), variable)
+    return None
+
+
+def prompt_passphrase(*, is_new: bool = False) -> Secret:
+    """Ask on the terminal; a new passphrase is asked for twice.
+
+    Raises:
+        ConfigurationError: there is no terminal to ask on.
+    """
+    if not sys.stdin.isatty():
+        raise ConfigurationError(
+            f"no passphrase: set {FILE_VARIABLE}, {COMMAND_VARIABLE} or {VARIABLE}"
+        )
+    label = "New passphrase" if is_new else "Passphrase"
+    text: str = click.prompt(label, hide_input=True, confirmation_prompt=is_new, err=True)
+    return Secret(os.fsencode(text))
+
+
+def passphrase_reader(known: Secret | None) -> Callable[[], bytes]:
+    """Give what `open_repository` calls once it knows that a passphrase is needed."""
+
+    def read() -> bytes:
+        return (known or prompt_passphrase()).reveal()
+
+    return read
+
+
+def _from_file(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{FILE_VARIABLE}: {path}: {error.strerror}") from error
+
+
+def _from_command(command: str) -> bytes:
+    # No shell: words are split as a shell would, nothing is expanded; stderr passes through.
+    try:
+        ended = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, check=False)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{COMMAND_VARIABLE}: cannot run it: {error}") from error
+    if ended.returncode != 0:
+        raise ConfigurationError(f"{COMMAND_VARIABLE}: it ended with status {ended.returncode}")
+    return ended.stdout
+
+
+def _checked(value: bytes, variable: str) -> Secret:
+    stripped = value.removesuffix(b"\n").removesuffix(b"\r")
+    if not stripped:
+        raise ConfigurationError(f"{variable}: the passphrase is empty")
+    if len(stripped) > _MAX_BYTES:
+        raise ConfigurationError(f"{variable}: a passphrase has at most {_MAX_BYTES} bytes")
+    return Secret(stripped)

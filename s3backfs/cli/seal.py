@@ -1,0 +1,45 @@
+"""The verbs `seal` and `reopen`: from an open backup to a finished one, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from s3backfs.cli.mountpoints import list_mounts, locate_backup
+from s3backfs.cli.terminal import note
+from s3backfs.control import call_mount, wire_name
+
+_backup_argument = click.argument(
+    "path", metavar="MOUNTPOINT/NAME", type=click.Path(path_type=Path)
+)
+
+
+@click.command()
+@_backup_argument
+def seal(path: Path) -> None:
+    """Finish an open backup: store the rest of it and make it immutable.
+
+    \b
+    Examples:
+      s3backfs seal /mnt/backups/web1-monday
+    """
+    _ask(path, "seal")
+
+
+@click.command()
+@_backup_argument
+def reopen(path: Path) -> None:
+    """Make a sealed backup writable again, for this mount.
+
+    \b
+    Examples:
+      s3backfs reopen /mnt/backups/web1-monday
+    """
+    _ask(path, "reopen")
+
+
+def _ask(path: Path, verb: str) -> None:
+    mount, name = locate_backup(path, list_mounts())
+    args = {"name": wire_name(name)}
+    call_mount(mount.mountpoint, verb, args, note, owner_uid=mount.owner_uid)

@@ -1,0 +1,64 @@
+"""What the verbs do that speak to the bucket themselves, without a mount."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from s3backfs.backup.catalogue import BackupSummary, list_backups
+from s3backfs.config import CreateConfig, Secret, StoreConfig
+from s3backfs.repository.opening import CreateOptions, create_repository, open_repository
+from s3backfs.store.around import WrappedStore
+from s3backfs.store.base import Store
+from s3backfs.store.location import parse_url
+from s3backfs.store.open import open_store
+from s3backfs.store.retrying import Retrying
+
+PATIENCE_S = 15.0
+"""How long a command waits for an S3 that is away; a person is looking at it."""
+
+_CLOSING_DEADLINE_S = 10.0
+
+
+@asynccontextmanager
+async def opened_store(url: str, config: StoreConfig) -> AsyncIterator[Store]:
+    """Hold a store open, with a few retries around it."""
+    store = open_store(
+        parse_url(url),
+        endpoint_url=config.endpoint_url,
+        path_style=config.path_style,
+        region=config.region,
+        profile=config.profile,
+        ca_bundle=config.ca_bundle,
+        max_connections=config.connections,
+    )
+    try:
+        yield WrappedStore(store, Retrying(PATIENCE_S))
+    finally:
+        with trio.move_on_after(_CLOSING_DEADLINE_S, shield=True):
+            await store.aclose()
+
+
+async def create(config: CreateConfig, passphrase: Secret | None) -> str:
+    """Make a repository and say its id."""
+    options = CreateOptions(
+        is_encrypted=config.is_encrypted,
+        compression_level=config.compression.level,
+        chunk_bytes=config.chunk_bytes,
+        pack_bytes=config.pack_bytes,
+    )
+    secret = None if passphrase is None else passphrase.reveal()
+    async with opened_store(config.url, config.store) as store:
+        opened = await create_repository(store, options, secret)
+    return opened.keyring.repository_id.hex()
+
+
+async def summarize(
+    url: str, config: StoreConfig, passphrase: Callable[[], bytes]
+) -> Sequence[BackupSummary]:
+    """Read the roots of all backups."""
+    async with opened_store(url, config) as store:
+        opened = await open_repository(store, passphrase)
+        return await list_backups(store, opened.keyring)

@@ -1,0 +1,177 @@
+"""Open files: handles, and the content behind them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import dataclass
+
+import trio
+
+from s3backfs.backup.node import Node
+from s3backfs.errors import FileSystemError, S3backfsError
+from s3backfs.fs.content import FileContent, check_size
+from s3backfs.manifest.entry import Entry
+from s3backfs.repository.repository import Repository
+
+
+@dataclass(slots=True)
+class FileHandle:
+    """One open file; `seen_failure` is the last failure of its backup that it was told of."""
+
+    node: Node
+    content: FileContent
+    is_writer: bool
+    is_write_only: bool
+    is_append: bool
+    seen_failure: S3backfsError | None = None
+
+
+class Files:
+    """Every open file of the mount."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._handles: dict[int, FileHandle] = {}
+        self._next = 1
+
+    def handle(self, number: int) -> FileHandle:
+        """The open file of a handle.
+
+        Raises:
+            FileSystemError: EBADF.
+        """
+        handle = self._handles.get(number)
+        if handle is None:
+            raise FileSystemError(errno.EBADF)
+        return handle
+
+    def open_for_writing(self) -> list[Node]:
+        """The nodes that somebody may still write to."""
+        return [handle.node for handle in self._handles.values() if handle.is_writer]
+
+    async def content(self, node: Node) -> FileContent:
+        """The node's content object, made anew if nobody has it open."""
+        entry = await _entry(node)
+        if node.content is None:
+            node.content = FileContent(node, entry)
+        assert isinstance(node.content, FileContent)
+        return node.content
+
+    async def open(self, node: Node, flags: int) -> int:
+        """Open a file and return its handle.
+
+        Raises:
+            FileSystemError: EROFS, EISDIR, ESTALE.
+        """
+        is_writer = flags & os.O_ACCMODE != os.O_RDONLY
+        if node.is_directory:
+            raise FileSystemError(errno.EISDIR)
+        if is_writer or flags & os.O_TRUNC:
+            await node.backup.writable()
+        # Counted at once: while opens is above 0 the node stays in memory.
+        node.opens += 1
+        try:
+            content = await self.content(node)
+            if flags & os.O_TRUNC:
+                await self._truncate_open(node, content)
+        except BaseException:
+            node.opens -= 1
+            raise
+        content.writers += is_writer
+        number, self._next = self._next, self._next + 1
+        self._handles[number] = FileHandle(
+            node,
+            content,
+            is_writer,
+            flags & os.O_ACCMODE == os.O_WRONLY,
+            bool(flags & os.O_APPEND),
+            node.backup.failure,
+        )
+        return number
+
+    async def _truncate_open(self, node: Node, content: FileContent) -> None:
+        entry = node.entry
+        assert entry is not None
+        if entry.size:
+            await content.truncate(0, entry.size)
+        now_ns = time.time_ns()
+        node.backup.names.replace(node, size=0, mtime_ns=now_ns, ctime_ns=now_ns)
+
+    async def read(self, handle: FileHandle, offset: int, length: int) -> bytes | memoryview:
+        """Read from an open file."""
+        entry = handle.node.entry
+        if entry is None:
+            entry = await _entry(handle.node)
+        return await handle.content.read(offset, length, entry.size)
+
+    async def write(self, handle: FileHandle, offset: int, data: bytes) -> int:
+        """Write to an open file; returns when the bytes are taken over, not when stored.
+
+        Raises:
+            S3backfsError: what made the backup fail, once for each handle.
+        """
+        node = handle.node
+        await node.backup.writable()
+        self._tell_failure(handle)
+        entry = node.entry
+        assert entry is not None
+        if handle.is_append:
+            offset = entry.size
+        end = offset + len(data)
+        check_size(end)
+        now_ns = time.time_ns()
+        node.backup.names.replace(node, size=max(entry.size, end), mtime_ns=now_ns, ctime_ns=now_ns)
+        node.wrote = True
+        node.clone_of = None
+        self._repository.writer.progress.written_bytes += len(data)
+        await handle.content.write(offset, data)
+        return len(data)
+
+    def _tell_failure(self, handle: FileHandle) -> None:
+        failure = handle.node.backup.failure
+        if failure is not None and failure is not handle.seen_failure:
+            handle.seen_failure = failure
+            raise failure
+
+    async def flush(self, handle: FileHandle) -> None:
+        """What close(2) waits for: it reports what went wrong so far."""
+        if handle.is_writer:
+            self._tell_failure(handle)
+
+    async def fsync(self, handle: FileHandle) -> None:
+        """Make the whole backup durable up to now."""
+        if handle.node.backup.is_own_open:
+            await handle.node.backup.checkpoint()
+
+    async def release(self, number: int) -> None:
+        """Forget a handle; the last one of a node settles its content."""
+        handle = self._handles.pop(number, None)
+        if handle is None:
+            return
+        node = handle.node
+        handle.content.writers -= handle.is_writer
+        node.opens -= 1
+        if node.opens == 0:
+            await self.close_content(node)
+
+    async def close_content(self, node: Node) -> None:
+        """Settle what nobody has open, and let go of it."""
+        content = node.content
+        if content is None:
+            return
+        try:
+            with trio.CancelScope(shield=True):
+                await content.settle()
+        finally:
+            if node.opens == 0 and not content.is_dirty:
+                node.content = None
+                node.backup.names.release(node)
+
+
+async def _entry(node: Node) -> Entry:
+    entry = node.entry or await node.backup.names.entry(node)
+    if entry is None:
+        raise FileSystemError(errno.ESTALE)
+    return entry

@@ -1,0 +1,355 @@
+"""Names inside an open backup: making, removing, renaming and linking them.
+
+The kernel holds a directory's lock while it changes names in it, so no two changes of one
+directory run at once; lookups do. Permissions were checked by the kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+import time
+
+import msgspec
+
+from s3backfs.backup.backup import Backup
+from s3backfs.backup.names import new_link_id
+from s3backfs.backup.node import Node
+from s3backfs.errors import FileSystemError
+from s3backfs.fs import acl
+from s3backfs.fs.caller import Caller
+from s3backfs.manifest.entry import Entry, Extra, extra_of, with_extra
+from s3backfs.manifest.keys import entry_key, link_key
+
+NAME_MAX_BYTES = 255
+PREFIX_MAX_BYTES = 32 * 1024
+"""Deeper paths than this have no key in the manifest."""
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+async def lookup(parent: Node, name: bytes) -> Node:
+    """Find a name and its attributes.
+
+    Raises:
+        FileSystemError: ENOENT, ENOTDIR, ENAMETOOLONG.
+    """
+    check_directory(parent)
+    if len(name) > NAME_MAX_BYTES:
+        raise FileSystemError(errno.ENAMETOOLONG)
+    names = parent.backup.names
+    node = await names.child(parent, name)
+    if node is None or await names.entry(node) is None:
+        raise FileSystemError(errno.ENOENT)
+    return node
+
+
+async def make(
+    parent: Node,
+    name: bytes,
+    mode: int,
+    caller: Caller,
+    *,
+    rdev: int = 0,
+    target: bytes | None = None,
+) -> Node:
+    """Make a file, directory, symbolic link, fifo, socket or device.
+
+    Raises:
+        FileSystemError: EEXIST, EROFS, ENOENT, ENAMETOOLONG.
+    """
+    await _check_free(parent, name)
+    await parent.backup.writable()
+    above = await _attributes(parent)
+    now_ns = time.time_ns()
+    gid = caller.gid
+    if above.mode & stat.S_ISGID:
+        gid = above.gid
+        mode |= stat.S_ISGID if stat.S_ISDIR(mode) else 0
+    mode, xattrs = acl.inherited(extra_of(above).xattrs, mode)
+    extra = Extra(rdev=rdev, xattrs=xattrs)
+    entry = Entry(
+        mode=mode,
+        uid=caller.uid,
+        gid=gid,
+        mtime_ns=now_ns,
+        ctime_ns=now_ns,
+        size=len(target) if target is not None else 0,
+        inline=target,
+    )
+    node = parent.backup.names.create(parent, name, with_extra(entry, extra))
+    _note_names_changed(parent, now_ns, subdirectories=int(stat.S_ISDIR(mode)))
+    return node
+
+
+def make_top(backup: Backup, mode: int, caller: Caller) -> None:
+    """Give a new backup's top directory its attributes."""
+    now_ns = time.time_ns()
+    backup.names.top.entry = Entry(
+        mode=mode, uid=caller.uid, gid=caller.gid, mtime_ns=now_ns, ctime_ns=now_ns
+    )
+    backup.tally.add(backup.names.top.entry)
+    backup.names.touch(backup.names.top)
+
+
+async def unlink(parent: Node, name: bytes) -> Node:
+    """Remove a name that is no directory; the inode stays while it is open.
+
+    Raises:
+        FileSystemError: ENOENT, EISDIR, EROFS.
+    """
+    node = await lookup(parent, name)
+    await parent.backup.writable()
+    if node.is_directory:
+        raise FileSystemError(errno.EISDIR)
+    await _attributes(parent)
+    now_ns = time.time_ns()
+    _drop_name(parent, name, node, now_ns)
+    _note_names_changed(parent, now_ns)
+    return node
+
+
+async def rmdir(parent: Node, name: bytes) -> Node:
+    """Remove an empty directory.
+
+    Raises:
+        FileSystemError: ENOENT, ENOTDIR, ENOTEMPTY, EROFS.
+    """
+    node = await lookup(parent, name)
+    await parent.backup.writable()
+    check_directory(node)
+    if not await parent.backup.is_empty(node):
+        raise FileSystemError(errno.ENOTEMPTY)
+    await _attributes(parent)
+    now_ns = time.time_ns()
+    _drop_name(parent, name, node, now_ns)
+    _note_names_changed(parent, now_ns, subdirectories=-1)
+    return node
+
+
+async def rename(parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> None:
+    """Move a name, over another one or in exchange with it.
+
+    Raises:
+        FileSystemError: ENOENT, EEXIST, EXDEV, ENOTEMPTY, EISDIR, ENOTDIR, EROFS, EINVAL.
+    """
+    if parent.backup is not new_parent.backup:
+        raise FileSystemError(errno.EXDEV)
+    if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+        raise FileSystemError(errno.EINVAL)
+    check_name(new_parent, new_name)
+    node = await lookup(parent, name)
+    names = parent.backup.names
+    other = await names.child(new_parent, new_name)
+    if other is not None:
+        await names.entry(other)
+    await parent.backup.writable()
+    if flags & RENAME_EXCHANGE:
+        await _exchange(parent, name, node, new_parent, new_name, other)
+        return
+    if other is node:
+        return
+    if other is not None:
+        if flags & RENAME_NOREPLACE:
+            raise FileSystemError(errno.EEXIST)
+        await _check_replaceable(node, other)
+    await _attributes(parent)
+    await _attributes(new_parent)
+    _move(parent, name, node, new_parent, new_name, other)
+
+
+async def link(node: Node, new_parent: Node, new_name: bytes) -> Node:
+    """Give an inode one more name, or clone it into another backup.
+
+    Raises:
+        FileSystemError: EPERM for a directory, EEXIST, EROFS, ENOENT, EMLINK.
+    """
+    if node.is_directory:
+        raise FileSystemError(errno.EPERM)
+    await _check_free(new_parent, new_name)
+    if node.content is not None and node.backup is not new_parent.backup:
+        await node.content.settle()
+    await _attributes(node)
+    await new_parent.backup.writable()
+    await _attributes(new_parent)
+    if node.backup is not new_parent.backup:
+        return await _clone(node, new_parent, new_name)
+    if node.link_id is None:
+        await _make_group(node)
+    elif node.link_id not in node.backup.names.links:
+        raise FileSystemError(errno.ENOENT)
+    _add_name(node, new_parent, new_name)
+    return node
+
+
+# -- parts -----------------------------------------------------------------------------------
+
+
+def check_directory(node: Node) -> None:
+    """Raise ENOTDIR unless names can hang below the node."""
+    if node.directory is None:
+        raise FileSystemError(errno.ENOTDIR)
+
+
+def check_name(parent: Node, name: bytes) -> None:
+    """Raise ENAMETOOLONG for what has no key in the manifest, ENOENT below what was removed."""
+    check_directory(parent)
+    if len(name) > NAME_MAX_BYTES:
+        raise FileSystemError(errno.ENAMETOOLONG)
+    if parent.parent is None and parent is not parent.backup.names.top:
+        raise FileSystemError(errno.ENOENT)
+    if len(parent.prefix()) + len(name) > PREFIX_MAX_BYTES:
+        raise FileSystemError(errno.ENAMETOOLONG)
+
+
+async def _check_free(parent: Node, name: bytes) -> None:
+    check_name(parent, name)
+    if await parent.backup.names.child(parent, name) is not None:
+        raise FileSystemError(errno.EEXIST)
+
+
+async def _attributes(node: Node) -> Entry:
+    entry = node.entry or await node.backup.names.entry(node)
+    if entry is None:
+        raise FileSystemError(errno.ESTALE)
+    return entry
+
+
+def link_count(node: Node, entry: Entry) -> int:
+    """What `st_nlink` shows."""
+    if node.is_directory:
+        is_gone = node.parent is None and node is not node.backup.names.top
+        return 0 if is_gone else extra_of(entry).nlink or 2
+    if node.link_id is not None:
+        return extra_of(entry).nlink
+    return 1 if node.parent is not None else 0
+
+
+def _note_names_changed(directory: Node, now_ns: int, *, subdirectories: int = 0) -> None:
+    """Set a directory's times, and count its child directories, after a change of its names."""
+    names = directory.backup.names
+    entry = names.replace(directory, mtime_ns=now_ns, ctime_ns=now_ns)
+    if subdirectories:
+        count = max(2, (extra_of(entry).nlink or 2) + subdirectories)
+        extra = msgspec.structs.replace(extra_of(entry), nlink=count if count > 2 else 0)
+        directory.entry = with_extra(entry, extra)
+
+
+def _drop_name(parent: Node, name: bytes, node: Node, now_ns: int) -> None:
+    """Take one name of a node away, and its link record with the last one."""
+    names = parent.backup.names
+    names.detach(parent, name, node)
+    assert node.entry is not None
+    if node.link_id is None:
+        node.entry = msgspec.structs.replace(node.entry, ctime_ns=now_ns)
+        parent.backup.tally.add(node.entry, -1)
+        return
+    _count_links(node, -1, now_ns)
+    if extra_of(node.entry).nlink == 0:
+        names.drop_link_group(node)
+        parent.backup.tally.add(node.entry, -1)
+
+
+def _count_links(node: Node, change: int, now_ns: int) -> None:
+    assert node.entry is not None
+    extra = extra_of(node.entry)
+    extra = msgspec.structs.replace(extra, nlink=extra.nlink + change)
+    node.entry = with_extra(msgspec.structs.replace(node.entry, ctime_ns=now_ns), extra)
+    node.backup.names.touch(node)
+
+
+async def _check_replaceable(node: Node, other: Node) -> None:
+    if node.is_directory and not other.is_directory:
+        raise FileSystemError(errno.ENOTDIR)
+    if other.is_directory and not node.is_directory:
+        raise FileSystemError(errno.EISDIR)
+    if other.is_directory and not await other.backup.is_empty(other):
+        raise FileSystemError(errno.ENOTEMPTY)
+
+
+def _move(
+    parent: Node, name: bytes, node: Node, new_parent: Node, new_name: bytes, other: Node | None
+) -> None:
+    """Carry a rename out; nothing in here awaits."""
+    names = parent.backup.names
+    now_ns = time.time_ns()
+    replaced = 0
+    if other is not None:
+        replaced = int(other.is_directory)
+        _drop_name(new_parent, new_name, other, now_ns)
+        names.release(other)
+    names.detach(parent, name, node)
+    names.attach(new_parent, new_name, node)
+    names.replace(node, ctime_ns=now_ns)
+    moved = int(node.is_directory)
+    _note_names_changed(parent, now_ns, subdirectories=-moved)
+    _note_names_changed(new_parent, now_ns, subdirectories=moved - replaced)
+
+
+async def _exchange(
+    parent: Node, name: bytes, node: Node, new_parent: Node, new_name: bytes, other: Node | None
+) -> None:
+    if other is None:
+        raise FileSystemError(errno.ENOENT)
+    await _attributes(parent)
+    await _attributes(new_parent)
+    names = parent.backup.names
+    now_ns = time.time_ns()
+    names.detach(parent, name, node)
+    names.detach(new_parent, new_name, other)
+    names.attach(new_parent, new_name, node)
+    names.attach(parent, name, other)
+    for moved in (node, other):
+        names.replace(moved, ctime_ns=now_ns)
+    change = int(other.is_directory) - int(node.is_directory)
+    _note_names_changed(parent, now_ns, subdirectories=change)
+    _note_names_changed(new_parent, now_ns, subdirectories=-change)
+
+
+def _add_name(node: Node, new_parent: Node, new_name: bytes) -> None:
+    now_ns = time.time_ns()
+    _count_links(node, 1, now_ns)
+    node.backup.names.attach(new_parent, new_name, node)
+    _note_names_changed(new_parent, now_ns)
+
+
+async def _make_group(node: Node) -> None:
+    """Turn an inode with one name into a link group with a record of its own."""
+    names = node.backup.names
+    attempt = 0
+    while True:
+        if node.parent is None:
+            raise FileSystemError(errno.ENOENT)
+        key = entry_key(node.parent.prefix(), node.name)
+        link_id = new_link_id(node.number, node.backup.repository.keyring.link_id(key, attempt))
+        attempt += 1
+        if link_id not in names.links and not await node.backup.find(link_key(link_id)):
+            break
+    if node.link_id is None and node.parent is not None:
+        names.make_link_group(node, link_id)
+        assert node.entry is not None
+        extra = msgspec.structs.replace(extra_of(node.entry), nlink=1)
+        node.entry = with_extra(node.entry, extra)
+
+
+async def _clone(node: Node, new_parent: Node, new_name: bytes) -> Node:
+    """Take an entry of another backup over: no data moves, and its source does not change.
+
+    The other names of the source's link group join the same new inode when they come.
+    """
+    target: Backup = new_parent.backup
+    source = await _attributes(node)
+    target.note_base(node.backup)
+    group = (node.backup.id, node.link_id) if node.link_id is not None else None
+    joined = target.clones.get(group) if group else None
+    if joined is not None and joined.entry is not None and link_count(joined, joined.entry):
+        return await link(joined, new_parent, new_name)
+    extra = msgspec.structs.replace(extra_of(source), ino=0, link_id=None, nlink=0)
+    entry = with_extra(source, extra)
+    clone = target.names.create(new_parent, new_name, entry)
+    clone.clone_of = source
+    if group:
+        target.clones[group] = clone
+    _note_names_changed(new_parent, time.time_ns())
+    return clone

@@ -1,0 +1,132 @@
+"""Open directories, as the kernel reads them: names together with their attributes."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+import pyfuse3
+from pyfuse3 import FUSEError, ReaddirToken
+
+from s3backfs.backup.node import Node
+from s3backfs.errors import S3backfsError
+from s3backfs.fs import control_files
+from s3backfs.fs.filesystem import FileSystem
+from s3backfs.fs.listing import Cursor
+from s3backfs.fuse import replies
+
+_DOTS = (b".", b"..")
+
+
+@dataclass(slots=True)
+class _Handle:
+    """One open directory; `names` is a snapshot where it is the root's or .s3backfs'."""
+
+    number: int
+    cursor: Cursor | None
+    names: list[bytes]
+
+
+class Directories:
+    """Every open directory of the mount.
+
+    Cookies 1 and 2 stand behind `.` and `..`; a directory's own names follow.
+    """
+
+    def __init__(self, filesystem: FileSystem) -> None:
+        self._fs = filesystem
+        self._handles: dict[int, _Handle] = {}
+        self._next = 1
+
+    async def open(self, number: int) -> int:
+        """Open a directory and return its handle."""
+        cursor = None
+        names: list[bytes] = []
+        if number == pyfuse3.ROOT_INODE:
+            names = [name async for name in self._fs.root.names()]
+        elif number == control_files.DIRECTORY_NUMBER:
+            names = [control_files.STATUS_NAME]
+        else:
+            cursor = Cursor(self._directory(number))
+            cursor.node.opens += 1
+        handle, self._next = self._next, self._next + 1
+        self._handles[handle] = _Handle(number, cursor, names)
+        return handle
+
+    def _directory(self, number: int) -> Node:
+        node = self._fs.live.by_number.get(number)
+        if node is None:
+            raise FUSEError(errno.ESTALE)
+        if not node.is_directory:
+            raise FUSEError(errno.ENOTDIR)
+        return node
+
+    def node(self, handle: int) -> Node | None:
+        """The directory inside a backup that a handle stands for."""
+        cursor = self._handles[handle].cursor
+        return cursor.node if cursor else None
+
+    async def release(self, handle: int) -> None:
+        """Close a directory."""
+        closed = self._handles.pop(handle)
+        if closed.cursor is not None:
+            node = closed.cursor.node
+            await closed.cursor.aclose()
+            node.opens -= 1
+            node.backup.names.release(node)
+
+    async def read(self, handle: int, cookie: int, token: ReaddirToken) -> None:
+        """Fill one reply, beginning behind `cookie`."""
+        directory = self._handles[handle]
+        while cookie < len(_DOTS):
+            if not self._reply_dot(directory, cookie, token):
+                return
+            cookie += 1
+        if directory.cursor is not None:
+            await self._read_names(directory.cursor, cookie, token)
+        else:
+            await self._read_fixed(directory, cookie, token)
+
+    def _reply_dot(self, directory: _Handle, cookie: int, token: ReaddirToken) -> bool:
+        number = directory.number
+        if directory.cursor is not None and cookie == 1:
+            parent = directory.cursor.node.parent
+            number = parent.number if parent else pyfuse3.ROOT_INODE
+        # The kernel takes no attributes and counts no lookup for these two names.
+        reply = replies.control_attributes(control_files.DIRECTORY_NUMBER, 0, 0)
+        reply.st_ino = number
+        return pyfuse3.readdir_reply(token, _DOTS[cookie], reply, cookie + 1)
+
+    async def _read_names(self, cursor: Cursor, cookie: int, token: ReaddirToken) -> None:
+        while (listed := await cursor.next(cookie - len(_DOTS))) is not None:
+            node = listed.node
+            reply = replies.attributes(node, listed.entry)
+            cookie = listed.next_cookie + len(_DOTS)
+            if not pyfuse3.readdir_reply(token, listed.name, reply, cookie):
+                return
+            node.lookups += 1
+            cursor.accept()
+
+    async def _read_fixed(self, directory: _Handle, cookie: int, token: ReaddirToken) -> None:
+        is_root = directory.number == pyfuse3.ROOT_INODE
+        for name in directory.names[cookie - len(_DOTS) :]:
+            cookie += 1
+            reply = replies.control_attributes(control_files.STATUS_NUMBER, 0, 0)
+            node = None
+            if is_root:
+                node = await self._top(name)
+                if node is None or node.entry is None:
+                    continue
+                reply = replies.attributes(node, node.entry)
+            if not pyfuse3.readdir_reply(token, name, reply, cookie):
+                return
+            if node is not None:
+                node.lookups += 1
+
+    async def _top(self, name: bytes) -> Node | None:
+        try:
+            node = await self._fs.root.lookup(name)
+            await node.backup.names.entry(node)
+        except S3backfsError:
+            return None
+        return node

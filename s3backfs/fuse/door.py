@@ -1,0 +1,421 @@
+"""The door: every kernel request is one call inside, and every error leaves as an errno.
+
+Source: libfuse's fuse_lowlevel.h; pyfuse3's `Operations`.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import pyfuse3
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from s3backfs.backup.backup import printable
+from s3backfs.backup.node import Node
+from s3backfs.errors import FileSystemError, S3backfsError
+from s3backfs.fs import attributes, control_files, namespace
+from s3backfs.fs.attributes import Changes
+from s3backfs.fs.caller import Caller
+from s3backfs.fs.filesystem import FileSystem
+from s3backfs.fs.root import CONTROL_NAME
+from s3backfs.fuse import replies
+from s3backfs.fuse.directories import Directories
+from s3backfs.fuse.opening import open_info
+
+log = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+ROOT = pyfuse3.ROOT_INODE
+_CONTROL_NUMBERS = (control_files.DIRECTORY_NUMBER, control_files.STATUS_NUMBER)
+
+
+def request(handler: F) -> F:
+    """Let nothing but FUSEError out of a handler, and never ENOSYS.
+
+    An exception that nobody expected is logged with its traceback and answers EIO: it must not end
+    the loop, and an ENOSYS would be taken as success ever after.
+    """
+    name = handler.__name__
+
+    @functools.wraps(handler)
+    async def guarded(*arguments: Any) -> Any:
+        try:
+            return await handler(*arguments)
+        except FUSEError:
+            raise
+        except FileSystemError as error:
+            raise FUSEError(error.errno_code) from None
+        except S3backfsError as error:
+            log.error("%s: %s", name, error)
+            raise FUSEError(error.errno_code) from error
+        except OSError as error:
+            log.error("%s: %s", name, error)
+            code = error.errno if error.errno not in (None, errno.ENOSYS) else errno.EIO
+            raise FUSEError(code or errno.EIO) from error
+        except Exception as error:
+            log.exception("%s%r failed unexpectedly", name, arguments[1:3])
+            raise FUSEError(errno.EIO) from error
+
+    return cast(F, guarded)
+
+
+class Door(pyfuse3.Operations):
+    """One method for each kind of request; every one is here, so that none answers ENOSYS."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = True
+
+    def __init__(self, filesystem: FileSystem) -> None:
+        super().__init__()
+        self._fs = filesystem
+        self._nodes = filesystem.live.by_number
+        self._directories = Directories(filesystem)
+        self._control_handles = 1 << 62
+        self._owner = (os.getuid(), os.getgid())
+
+    # -- names -------------------------------------------------------------------------------
+
+    def _node(self, number: int) -> Node:
+        node = self._nodes.get(number)
+        if node is None:
+            # At the root and in .s3backfs nothing can be changed in these ways.
+            is_fixed = number == ROOT or number in _CONTROL_NUMBERS
+            raise FUSEError(errno.EPERM if is_fixed else errno.ESTALE)
+        return node
+
+    def _counted(self, node: Node) -> EntryAttributes:
+        """The answer to a request that makes the kernel know a node once more."""
+        assert node.entry is not None
+        node.lookups += 1
+        return replies.attributes(node, node.entry)
+
+    @request
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        parent = self._nodes.get(parent_inode)
+        if parent is None:
+            return await self._lookup_fixed(parent_inode, name)
+        try:
+            node = await namespace.lookup(parent, name)
+        except FileSystemError as error:
+            if error.errno_code == errno.ENOENT and parent.backup.is_sealed:
+                return replies.missing(replies.FOREVER_S)
+            raise
+        return self._counted(node)
+
+    async def _lookup_fixed(self, parent: int, name: bytes) -> EntryAttributes:
+        if parent == ROOT and name == CONTROL_NAME:
+            return replies.control_attributes(control_files.DIRECTORY_NUMBER, *self._owner)
+        if parent == ROOT:
+            node = await self._fs.root.lookup(name)
+            if await node.backup.names.entry(node) is None:
+                raise FUSEError(errno.EIO)
+            return self._counted(node)
+        if parent == control_files.DIRECTORY_NUMBER:
+            if name == control_files.STATUS_NAME:
+                return replies.control_attributes(control_files.STATUS_NUMBER, *self._owner)
+            raise FUSEError(errno.ENOENT)
+        raise FUSEError(errno.ESTALE)
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for number, count in inode_list:
+            node = self._nodes.get(number)
+            if node is None:
+                continue
+            node.lookups -= count
+            if node.lookups <= 0:
+                node.backup.names.release(node)
+
+    @request
+    async def mknod(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        rdev: int,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        if parent_inode == ROOT:
+            return self._counted(await self._fs.root.make(name, mode, _caller(ctx)))
+        parent = self._node(parent_inode)
+        return self._counted(await namespace.make(parent, name, mode, _caller(ctx), rdev=rdev))
+
+    @request
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        if parent_inode == ROOT:
+            return self._counted(await self._fs.root.make(name, mode, _caller(ctx)))
+        parent = self._node(parent_inode)
+        return self._counted(await namespace.make(parent, name, mode, _caller(ctx)))
+
+    @request
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        mode = stat.S_IFLNK | 0o777
+        if parent_inode == ROOT:
+            return self._counted(await self._fs.root.make(name, mode, _caller(ctx)))
+        parent = self._node(parent_inode)
+        return self._counted(await namespace.make(parent, name, mode, _caller(ctx), target=target))
+
+    @request
+    async def create(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> tuple[FileInfo, EntryAttributes]:
+        if parent_inode == ROOT:
+            node = await self._fs.root.make(name, mode | stat.S_IFREG, _caller(ctx))
+        else:
+            mode = stat.S_IMODE(mode) | stat.S_IFREG
+            node = await namespace.make(self._node(parent_inode), name, mode, _caller(ctx))
+        handle = await self._fs.files.open(node, flags & ~os.O_TRUNC)
+        return open_info(node, self._fs.files.handle(handle), handle), self._counted(node)
+
+    @request
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        parent = self._node(parent_inode)
+        node = await namespace.unlink(parent, name)
+        node.backup.names.release(node)
+
+    @request
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        if parent_inode == ROOT:
+            await self._fs.root.remove(name)
+            return
+        node = await namespace.rmdir(self._node(parent_inode), name)
+        node.backup.names.release(node)
+
+    @request
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        if parent_inode_old == ROOT and parent_inode_new == ROOT:
+            await self._fs.root.rename(name_old, name_new, flags)
+            return
+        if ROOT in (parent_inode_old, parent_inode_new):
+            raise FUSEError(errno.EXDEV)
+        old, new = self._node(parent_inode_old), self._node(parent_inode_new)
+        await namespace.rename(old, name_old, new, name_new, flags)
+
+    @request
+    async def link(
+        self,
+        inode: InodeT,
+        new_parent_inode: InodeT,
+        new_name: FileNameT,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        node, parent = self._node(inode), self._node(new_parent_inode)
+        return self._counted(await namespace.link(node, parent, new_name))
+
+    @request
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        entry = await self._entry(self._node(inode))
+        if entry.inline is None or not stat.S_ISLNK(entry.mode):
+            raise FUSEError(errno.EINVAL)
+        return entry.inline
+
+    # -- attributes --------------------------------------------------------------------------
+
+    async def _entry(self, node: Node) -> Any:
+        entry = node.entry or await node.backup.names.entry(node)
+        if entry is None:
+            raise FUSEError(errno.ESTALE)
+        return entry
+
+    @request
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        if inode == ROOT:
+            return self._root_attributes()
+        if inode in _CONTROL_NUMBERS:
+            return replies.control_attributes(inode, *self._owner)
+        node = self._node(inode)
+        return replies.attributes(node, await self._entry(node))
+
+    def _root_attributes(self) -> EntryAttributes:
+        backups = self._fs.catalogue.backups
+        newest_ns = max((backup.root.updated_ns for backup in backups.values()), default=0)
+        return replies.root_attributes(*self._owner, len(backups), newest_ns)
+
+    @request
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        node = self._node(inode)
+        changes = Changes(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        entry = await attributes.set_attributes(node, changes, self._fs.files)
+        return replies.attributes(node, entry)
+
+    @request
+    async def setxattr(
+        self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
+    ) -> None:
+        await attributes.set_xattr(self._node(inode), name, value)
+
+    @request
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        node = self._nodes.get(inode)
+        if node is None:
+            raise FUSEError(errno.ENODATA)
+        return await attributes.get_xattr(node, name)
+
+    @request
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        node = self._nodes.get(inode)
+        if node is None:
+            return []
+        return await attributes.list_xattrs(node)
+
+    @request
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        await attributes.remove_xattr(self._node(inode), name)
+
+    async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
+        # The kernel checks permissions itself; without default_permissions only root mounts.
+        return True
+
+    # -- files -------------------------------------------------------------------------------
+
+    @request
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        if inode in _CONTROL_NUMBERS:
+            return self._open_control(inode, flags)
+        node = self._node(inode)
+        handle = await self._fs.files.open(node, flags)
+        return open_info(node, self._fs.files.handle(handle), handle)
+
+    def _open_control(self, number: int, flags: int) -> FileInfo:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise FUSEError(errno.EROFS)
+        self._control_handles += 1
+        self._fs.control.open(number, self._control_handles)
+        return FileInfo(fh=self._control_handles, direct_io=True)
+
+    @request
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        snapshot = self._fs.control.read(fh, off, size)
+        if snapshot is not None:
+            return snapshot
+        files = self._fs.files
+        handle = files.handle(fh)
+        try:
+            return cast(bytes, await files.read(handle, off, size))
+        except S3backfsError as error:
+            if not isinstance(error, FileSystemError):
+                log.error("reading %s: %s", _path(handle.node), error)
+                raise FUSEError(error.errno_code) from error
+            raise
+
+    @request
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        files = self._fs.files
+        return await files.write(files.handle(fh), off, buf)
+
+    @request
+    async def flush(self, fh: FileHandleT) -> None:
+        if fh < 1 << 62:
+            await self._fs.files.flush(self._fs.files.handle(fh))
+
+    @request
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        if fh < 1 << 62:
+            await self._fs.files.fsync(self._fs.files.handle(fh))
+
+    @request
+    async def release(self, fh: FileHandleT) -> None:
+        if not self._fs.control.release(fh):
+            await self._fs.files.release(fh)
+
+    # -- directories -------------------------------------------------------------------------
+
+    @request
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        return await self._directories.open(inode)
+
+    @request
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        await self._directories.read(fh, start_id, token)
+
+    @request
+    async def releasedir(self, fh: FileHandleT) -> None:
+        await self._directories.release(fh)
+
+    @request
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        node = self._directories.node(fh)
+        backups = [node.backup] if node else self._fs.catalogue.own_open()
+        for backup in backups:
+            await backup.checkpoint()
+
+    @request
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        reply = StatvfsData()
+        reply.f_bsize = reply.f_frsize = replies.BLOCK_BYTES
+        backups = self._fs.catalogue.backups.values()
+        used = sum(backup.root.statistics.stored_bytes for backup in backups)
+        names = sum(backup.root.statistics.entries for backup in backups)
+        used_blocks = used // replies.BLOCK_BYTES
+        # The bucket has no end: as much as 1 PiB is always said to be free.
+        reply.f_bfree = reply.f_bavail = 2**50 // replies.BLOCK_BYTES
+        reply.f_blocks = used_blocks + reply.f_bfree
+        reply.f_ffree = reply.f_favail = 2**40
+        reply.f_files = names + reply.f_ffree
+        reply.f_namemax = namespace.NAME_MAX_BYTES
+        return reply
+
+
+def _caller(ctx: RequestContext) -> Caller:
+    return Caller(ctx.uid, ctx.gid, ctx.umask)
+
+
+def _path(node: Node) -> str:
+    place = next(node.places(), None)
+    if place is None:
+        return f"an unlinked file of {printable(node.backup.name)}"
+    parts = [node.backup.name, *place[0].components(), place[1]]
+    return printable(b"/".join(parts))

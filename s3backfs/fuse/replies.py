@@ -1,0 +1,82 @@
+"""From nodes and entries to what the kernel is told."""
+
+from __future__ import annotations
+
+import stat
+
+import pyfuse3
+from pyfuse3 import EntryAttributes
+
+from s3backfs.backup.node import Node
+from s3backfs.fs import control_files
+from s3backfs.fs.namespace import link_count
+from s3backfs.manifest.entry import Entry, block_count
+
+FOREVER_S = 10 * 365 * 24 * 3600.0
+FOREIGN_S = 5.0
+"""How long the kernel may believe what other machines can change."""
+
+BLOCK_BYTES = 4096
+IO_BLOCK_BYTES = 128 * 1024
+
+_CONTROL_TIME_NS = 0
+
+
+def attributes(node: Node, entry: Entry) -> EntryAttributes:
+    """What stat(2) shows of a node."""
+    backup = node.backup
+    timeout_s = FOREVER_S if backup.is_sealed or backup.is_own else FOREIGN_S
+    reply = EntryAttributes()
+    reply.st_ino = node.number
+    reply.st_mode = entry.mode
+    reply.st_nlink = link_count(node, entry)
+    reply.st_uid = entry.uid
+    reply.st_gid = entry.gid
+    reply.st_size = entry.size
+    reply.st_blocks = block_count(entry)
+    reply.st_blksize = IO_BLOCK_BYTES
+    reply.st_mtime_ns = entry.mtime_ns
+    reply.st_atime_ns = entry.mtime_ns
+    reply.st_ctime_ns = entry.ctime_ns
+    reply.attr_timeout = timeout_s
+    # A backup's own name can be changed by other machines at any time.
+    reply.entry_timeout = timeout_s if node.parent is not None or node.names else FOREIGN_S
+    if entry.extra is not None:
+        reply.st_rdev = entry.extra.rdev
+    return reply
+
+
+def missing(timeout_s: float) -> EntryAttributes:
+    """A name that is not there, for the kernel to remember."""
+    reply = EntryAttributes()
+    reply.st_ino = 0
+    reply.entry_timeout = timeout_s
+    return reply
+
+
+def root_attributes(uid: int, gid: int, backups_count: int, time_ns: int) -> EntryAttributes:
+    """The directory of backups."""
+    reply = EntryAttributes()
+    reply.st_ino = pyfuse3.ROOT_INODE
+    reply.st_mode = stat.S_IFDIR | 0o755
+    reply.st_nlink = 2 + backups_count
+    reply.st_uid, reply.st_gid = uid, gid
+    reply.st_blksize = IO_BLOCK_BYTES
+    reply.st_atime_ns = reply.st_mtime_ns = reply.st_ctime_ns = time_ns
+    reply.attr_timeout = reply.entry_timeout = FOREIGN_S
+    return reply
+
+
+def control_attributes(number: int, uid: int, gid: int) -> EntryAttributes:
+    """`.s3backfs` and what is in it; its sizes are not known before it is opened."""
+    is_directory = number == control_files.DIRECTORY_NUMBER
+    mode = stat.S_IFDIR | 0o555 if is_directory else stat.S_IFREG | 0o444
+    reply = EntryAttributes()
+    reply.st_ino = number
+    reply.st_mode = mode
+    reply.st_nlink = 2 if is_directory else 1
+    reply.st_uid, reply.st_gid = uid, gid
+    reply.st_blksize = IO_BLOCK_BYTES
+    reply.st_atime_ns = reply.st_mtime_ns = reply.st_ctime_ns = _CONTROL_TIME_NS
+    reply.attr_timeout = reply.entry_timeout = FOREIGN_S
+    return reply

@@ -1,0 +1,177 @@
+"""The search tree of a backup's entries, and of a large file's extents.
+
+The same items always give the same nodes, whoever wrote them and in whatever steps: where a level
+is cut depends on its keys and values alone, the height is the least at which one node is left.
+Source: docs/format.md, "Trees".
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any, Generic, TypeVar
+
+from s3backfs.manifest.cursor import Cursor, Hashes, Nodes, NodeStore, Top
+from s3backfs.manifest.entry import Entry, Extent
+from s3backfs.manifest.layouts import INNER, Child
+from s3backfs.manifest.node import ENTRIES, EXTENTS, MAX_HEIGHT, EncodedNode, Node, encode_node
+from s3backfs.manifest.rewrite import Replace, Rewritten, iterate, rewrite_level
+
+__all__ = [
+    "Cursor",
+    "Hashes",
+    "NodeStore",
+    "Nodes",
+    "Replace",
+    "Top",
+    "Tree",
+    "entry_nodes",
+    "extent_nodes",
+]
+
+V = TypeVar("V")
+
+
+def entry_nodes(store: NodeStore, hashes: Hashes) -> Nodes[Entry]:
+    """Return what trees of entries need."""
+    return Nodes(ENTRIES, store, hashes)
+
+
+def extent_nodes(store: NodeStore, hashes: Hashes) -> Nodes[Extent]:
+    """Return what trees of extents need; their tops are always stored."""
+    return Nodes(EXTENTS, store, hashes, inline_top_max_bytes=0)
+
+
+class Tree(Generic[V]):
+    """One state of a tree; `top` is None where it is empty. Never changes."""
+
+    __slots__ = ("_nodes", "_top_node", "top")
+
+    def __init__(self, top: Top | None, nodes: Nodes[V]) -> None:
+        self.top = top
+        self._nodes = nodes
+        self._top_node: Node[Any] | None = None
+
+    @property
+    def entry_count(self) -> int:
+        """Number of items."""
+        return 0 if self.top is None else self.top.entry_count
+
+    async def top_id(self) -> bytes | None:
+        """Return the logical id of the top node: equal for equal content."""
+        if self.top is None:
+            return None
+        if self.top.ref is not None:
+            return self.top.ref.id
+        return self._encoded(await self._load_top(self.top)).id
+
+    async def find(self, key: bytes) -> V | None:
+        """Return the value of a key.
+
+        Raises:
+            IntegrityError: a node is damaged.
+        """
+        cursor = await self.cursor(0)
+        if cursor is None:
+            return None
+        await cursor.seek(key)
+        found: V | None = (await cursor.load()).find(key)
+        return found
+
+    async def pages(
+        self, lo: bytes = b"", hi: bytes | None = None
+    ) -> AsyncGenerator[Sequence[tuple[bytes, V]]]:
+        """Yield the items in [lo, hi) in order, those of one leaf at a time.
+
+        To go on behind a key, begin at that key + NUL.
+        """
+        cursor = await self.cursor(0)
+        if cursor is None or (hi is not None and hi <= lo):
+            return
+        await cursor.seek(lo)
+        while True:
+            node = await cursor.load()
+            first = bisect_left(node.keys, lo)
+            last = len(node) if hi is None else bisect_left(node.keys, hi)
+            if first < last:
+                yield list(zip(node.keys[first:last], node.values(first, last), strict=True))
+            if last < len(node) or not await cursor.next():
+                return
+
+    async def items(
+        self, lo: bytes = b"", hi: bytes | None = None
+    ) -> AsyncGenerator[tuple[bytes, V]]:
+        """Yield the items in [lo, hi) in order, see `pages`."""
+        async with aclosing(self.pages(lo, hi)) as pages:
+            async for page in pages:
+                for item in page:
+                    yield item
+
+    async def update(self, edits: AsyncIterable[Replace[V]] | Iterable[Replace[V]]) -> Top | None:
+        """Return the top of the tree that has the edits in it; this one stays as it is.
+
+        Edits are sorted and disjoint; they and their rows are read as they are needed. Nodes that
+        no edit touches are neither read nor stored again.
+
+        Raises:
+            ValueError: edits or rows are not in order, or content has no place yet.
+            IntegrityError: a node is damaged.
+        """
+        layout: Any = self._nodes.family.leaf
+        level_edits: AsyncIterable[Replace[Any]] | Iterable[Replace[Any]] = edits
+        for height in range(MAX_HEIGHT + 1):
+            cursor = await self.cursor(height)
+            async with aclosing(iterate(level_edits)) as stream:
+                done = await rewrite_level(self._nodes, layout, height, cursor, stream)
+            if not done.edits:
+                return self.top
+            if done.is_whole and (done.only is not None or not done.edits[0].rows):
+                return await self._finished(done)
+            layout, level_edits = INNER, done.edits
+        raise ValueError("a tree has grown higher than the format allows")
+
+    async def cursor(self, height: int) -> Cursor[V] | None:
+        """Return a cursor over a level, to be placed by `seek`; None if there is no such level."""
+        if self.top is None or self.top.height < height:
+            return None
+        return Cursor(self._nodes, self.top, await self._load_top(self.top), height)
+
+    async def _load_top(self, top: Top) -> Node[Any]:
+        if self._top_node is None:
+            self._top_node = await self._nodes.load_top(top)
+        return self._top_node
+
+    async def _finished(self, done: Rewritten) -> Top | None:
+        """Make the top of the only node that is left; one without a fork is left out."""
+        if done.only is None:
+            return None
+        node: Node[Any] = self._nodes.decode(done.only.data)
+        encoded: EncodedNode = done.only
+        child: Child | None = None
+        while node.height and len(node) == 1:
+            child = node.value(0)
+            node = await self._nodes.load(child, node.height - 1)
+        if child is not None:
+            encoded = self._encoded(node)
+        return await self._made_top(encoded, child)
+
+    async def _made_top(self, node: EncodedNode, child: Child | None) -> Top:
+        if len(node.data) <= self._nodes.inline_top_max_bytes:
+            return Top(node.height, None, node.data, node.entry_count)
+        base = self.top.ref if self.top is not None else None
+        if child is not None:
+            ref = child.ref
+        elif base is not None and base.id == node.id:
+            ref = base
+        else:
+            ref = await self._nodes.store.store_node(node, base)
+        return Top(node.height, ref, None, node.entry_count)
+
+    def _encoded(self, node: Node[Any]) -> EncodedNode:
+        layout: Any = INNER if node.height else self._nodes.family.leaf
+        values = node.values(0, len(node))
+        logical_id = self._nodes.hashes.logical_id
+        return encode_node(
+            self._nodes.family.kind, node.height, layout, node.keys, values, logical_id
+        )

@@ -1,0 +1,306 @@
+"""A mount from beginning to end: builds the parts, owns the root nursery, shuts down in order.
+
+store -> keys -> repository -> catalogue -> file system -> door -> kernel
+
+the kernel lets go -> open files settle -> checkpoint, seal -> repository closes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pyfuse3
+import trio
+
+from s3backfs.backup.catalogue import Catalogue
+from s3backfs.backup.live import LiveNodes
+from s3backfs.backup.nodes import RepositoryNodes
+from s3backfs.config import MountConfig, make_private_dir
+from s3backfs.control import Progress, serve_control, socket_path
+from s3backfs.errors import FuseUnavailableError, MountpointError, S3backfsError
+from s3backfs.fs.control_files import ControlFiles
+from s3backfs.fs.files import Files
+from s3backfs.fs.filesystem import FileSystem
+from s3backfs.fs.root import RootDirectory
+from s3backfs.fs.timer import run_checkpoints
+from s3backfs.fs.verbs import Condition, Finish, Verbs, finish_backups
+from s3backfs.fuse.door import Door
+from s3backfs.fuse.polling import poll_before_sleeping
+from s3backfs.repository.opening import open_repository
+from s3backfs.repository.repository import Repository, RepositoryOptions, open_for_mount
+from s3backfs.store.around import WrappedStore
+from s3backfs.store.base import Store
+from s3backfs.store.counting import Counting
+from s3backfs.store.location import parse_url
+from s3backfs.store.open import open_store
+from s3backfs.store.retrying import Outage, Retrying
+
+log = logging.getLogger(__name__)
+
+SWITCH_INTERVAL_S = 0.0005
+"""Worker threads that run Python must not hold up requests for long."""
+
+CLOSING_DEADLINE_S = 10.0
+
+
+def run_mount(
+    config: MountConfig, passphrase: Callable[[], bytes] | None, on_ready: Callable[[], None]
+) -> int:
+    """Mount, serve until the mount is gone or a signal comes, finish, and return the exit code.
+
+    Raises:
+        S3backfsError: it could not be mounted; nothing was changed.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    return trio.run(partial(_Mount(config).run, passphrase, on_ready))
+
+
+class _Mount:
+    """One run of a mount."""
+
+    def __init__(self, config: MountConfig) -> None:
+        self._config = config
+        self._counting = Counting()
+        self._keep_open = config.keep_open
+        self._is_signalled = False
+        self._torn: set[bytes] = set()
+        self._finished = trio.Event()
+        self._finish = Finish()
+        self._ended = trio.Event()
+
+    async def run(
+        self, passphrase: Callable[[], bytes] | None, on_ready: Callable[[], None]
+    ) -> int:
+        """Build, serve, shut down."""
+        location = parse_url(self._config.url)
+        self._condition = Condition(location.url)
+        async with _opened_store(self._config, self._counting, self._note_outage) as store:
+            opened = await open_repository(store, passphrase)
+            options = _repository_options(self._config)
+            async with open_for_mount(store, opened, options) as repository:
+                filesystem = await self._build(repository)
+                await self._serve(filesystem, on_ready)
+        return self._finish.exit_code
+
+    def _note_outage(self, outage: Outage | None) -> None:
+        self._condition.outage = outage
+        if outage is not None:
+            self._condition.last_error = outage.last_error
+
+    async def _build(self, repository: Repository) -> FileSystem:
+        config = self._config
+        live = LiveNodes(repository.keyring)
+        nodes = RepositoryNodes(repository)
+        catalogue = Catalogue(nodes, live, is_read_only=config.is_read_only, only=config.backup)
+        await catalogue.refresh(is_forced=True)
+        await catalogue.take_over_own(is_forced=config.take_over)
+        files = Files(repository)
+        self._filesystem = FileSystem(
+            repository=repository,
+            live=live,
+            catalogue=catalogue,
+            files=files,
+            root=RootDirectory(catalogue, files, may_forget=config.allow_forget),
+            control=ControlFiles(lambda: self._verbs.status_json()),
+            is_read_only=config.is_read_only,
+        )
+        self._verbs = Verbs(self._filesystem, self._condition, self._counting.snapshot)
+        return self._filesystem
+
+    # -- serving -----------------------------------------------------------------------------
+
+    async def _serve(self, filesystem: FileSystem, on_ready: Callable[[], None]) -> None:
+        config = self._config
+        runtime_dir = make_private_dir(config.runtime_dir)
+        with _mounted(filesystem, config):
+            poll_before_sleeping()
+            async with trio.open_nursery() as nursery:
+                control = socket_path(config.mountpoint, runtime_dir)
+                await nursery.start(serve_control, control, self._handle)
+                timer = trio.CancelScope()
+                nursery.start_soon(self._run_timer, timer)
+                await nursery.start(self._watch_signals)
+                nursery.start_soon(self._run_loop)
+                await _wait_until_it_answers(config)
+                on_ready()
+                await self._ended.wait()
+                timer.cancel()
+                await self._shut_down()
+                nursery.cancel_scope.cancel()
+
+    async def _run_timer(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await run_checkpoints(
+                self._filesystem.catalogue,
+                idle_s=self._config.idle_checkpoint_s,
+                longest_s=self._config.max_checkpoint_s,
+            )
+
+    async def _run_loop(self) -> None:
+        try:
+            await pyfuse3.main()
+        finally:
+            self._ended.set()
+
+    async def _watch_signals(self, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP and not self._config.foreground:
+                    continue
+                log.info("got %s: finishing", signal.Signals(number).name)
+                self._is_signalled = True
+                self._end()
+
+    def _end(self) -> None:
+        if not self._ended.is_set():
+            self._note_torn()
+            pyfuse3.terminate()
+            self._ended.set()
+
+    def _note_torn(self) -> None:
+        writing = self._filesystem.files.open_for_writing()
+        self._torn |= {node.backup.id for node in writing}
+
+    # -- control -----------------------------------------------------------------------------
+
+    async def _handle(self, verb: str, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        if verb != "umount":
+            return await self._verbs.handle(verb, args, progress)
+        self._keep_open = self._keep_open or bool(args.get("keep_open"))
+        if not self._ended.is_set():
+            self._note_torn()
+            await trio.to_thread.run_sync(_unmount, self._config)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._verbs.tell_progress, progress)
+            await self._finished.wait()
+            nursery.cancel_scope.cancel()
+        return self._finish.as_json()
+
+    # -- the end -----------------------------------------------------------------------------
+
+    async def _shut_down(self) -> None:
+        """Make everything durable; a second signal does not stop it."""
+        self._condition.state = "finishing"
+        log.info("finishing: %s", self._verbs.progress_line())
+        if self._is_signalled:
+            await trio.to_thread.run_sync(_unmount_lazily, self._config)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._verbs.tell_progress, self._log_progress)
+            self._finish = await finish_backups(
+                self._filesystem,
+                keep_open=self._keep_open or self._is_signalled,
+                torn=self._torn,
+            )
+            nursery.cancel_scope.cancel()
+        for warning in self._finish.warnings:
+            log.warning("%s", warning)
+        log.info("finished: %s", self._verbs.progress_line())
+        self._finished.set()
+        # The command that waits for the answer gets it before the socket goes.
+        await trio.lowlevel.checkpoint()
+
+    async def _log_progress(self, text: str) -> None:
+        log.info("finishing: %s", text)
+
+
+# -- parts -----------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _opened_store(
+    config: MountConfig, counting: Counting, note: Callable[[Outage | None], None]
+) -> AsyncIterator[Store]:
+    settings = config.store
+    store = open_store(
+        parse_url(config.url),
+        endpoint_url=settings.endpoint_url,
+        path_style=settings.path_style,
+        region=settings.region,
+        profile=settings.profile,
+        ca_bundle=settings.ca_bundle,
+        max_connections=settings.connections,
+    )
+    try:
+        counted = WrappedStore(store, counting)
+        yield WrappedStore(counted, Retrying(config.retry_for_s, on_change=note))
+    finally:
+        with trio.move_on_after(CLOSING_DEADLINE_S, shield=True):
+            await store.aclose()
+
+
+def _repository_options(config: MountConfig) -> RepositoryOptions:
+    return RepositoryOptions(
+        state_dir=make_private_dir(config.state_dir),
+        cache_dir=make_private_dir(config.cache_dir),
+        cache_bytes=config.cache_bytes,
+        memory_bytes=config.memory_bytes,
+        is_read_only=config.is_read_only,
+        compression=config.compression,
+    )
+
+
+@contextlib.contextmanager
+def _mounted(filesystem: FileSystem, config: MountConfig) -> Any:
+    """Hold the mount; whatever happens it is gone afterwards."""
+    options = {"default_permissions", *config.fuse_options}
+    options |= {"fsname=" + config.url, "subtype=s3backfs"}
+    try:
+        pyfuse3.init(Door(filesystem), os.fspath(config.mountpoint), options)
+    except RuntimeError as error:
+        raise FuseUnavailableError(
+            f"cannot mount at {config.mountpoint}: FUSE refused; check /dev/fuse, fusermount3 and "
+            "the -o options (allow_other needs user_allow_other in /etc/fuse.conf)"
+        ) from error
+    try:
+        yield
+    finally:
+        pyfuse3.close(unmount=True)
+
+
+async def _wait_until_it_answers(config: MountConfig) -> None:
+    try:
+        await trio.to_thread.run_sync(os.stat, config.mountpoint)
+    except OSError as error:
+        raise MountpointError(f"{config.mountpoint} does not answer: {error.strerror}") from error
+
+
+def _unmount(config: MountConfig) -> None:
+    """Take the mount out of the tree.
+
+    Raises:
+        MountpointError: it is busy.
+    """
+    done = _run_unmount(config, lazily=False)
+    if done.returncode:
+        text = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["unknown error"]
+        raise MountpointError(
+            f"{config.mountpoint} cannot be unmounted ({text[0]}); close what is open there "
+            "(see: fuser -vm) and try again"
+        )
+
+
+def _unmount_lazily(config: MountConfig) -> None:
+    with contextlib.suppress(OSError):
+        _run_unmount(config, lazily=True)
+
+
+def _run_unmount(config: MountConfig, *, lazily: bool) -> subprocess.CompletedProcess[bytes]:
+    if os.geteuid() == 0:
+        command = ["umount", *(["-l"] if lazily else []), "--", os.fspath(config.mountpoint)]
+    else:
+        flags = ["-u", "-z"] if lazily else ["-u"]
+        command = ["fusermount3", *flags, "--", os.fspath(config.mountpoint)]
+    return subprocess.run(command, capture_output=True, check=False)
+
+
+__all__ = ["S3backfsError", "run_mount"]

@@ -1,0 +1,205 @@
+"""Real S3 servers for tests, as context managers; all on loopback, each with data of its own.
+
+They die with the process that started them, also if it is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3.session
+from botocore.config import Config
+
+ACCESS_KEY = "AKIATESTTESTTEST0001"
+SECRET_KEY = "sksksksksksksksksksksksksksksksksksk0001"
+
+_START_S = 30.0
+_STOP_S = 10.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server; `environment` is what boto3 and the program need to reach it."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    process: subprocess.Popen[bytes]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            # Nothing of the person who runs the tests may be found.
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+
+    def client(self) -> Any:
+        """Make a boto3 client of one's own, to look behind the program's back."""
+        session = boto3.session.Session(
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name="us-east-1",
+        )
+        config = Config(
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        return session.client("s3", endpoint_url=self.endpoint, config=config)
+
+    def make_bucket(self, name: str) -> str:
+        """Make a bucket and return its name."""
+        client = self.client()
+        client.create_bucket(Bucket=name)
+        client.close()
+        return name
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the process: connections are taken and never answered."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def program_of_venv(name: str) -> str:
+    """Find a program that is installed beside this Python, or on the path."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        raise FileNotFoundError(f"{name} is not installed; run `make setup`")
+    return found
+
+
+@contextmanager
+def rclone_server(directory: Path) -> Iterator[Server]:
+    """Serve the folders of `directory` as buckets; the log is beside it."""
+    port = free_port()
+    directory.mkdir(parents=True, exist_ok=True)
+    command = [
+        *(program_of_venv("rclone"), "serve", "s3", "--config", os.devnull),
+        *("--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"),
+        # Without it a part that is sent again is answered 501.
+        "--disable-multipart-streaming",
+        str(directory),
+    ]
+    with _running(command, port, directory.with_name(directory.name + ".log")) as server:
+        yield server
+
+
+@contextmanager
+def moto_server(log: Path = Path(os.devnull)) -> Iterator[Server]:
+    """Run moto, which keeps everything in memory and takes any credentials."""
+    port = free_port()
+    command = [program_of_venv("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    with _running(command, port, log) as server:
+        yield server
+
+
+@contextmanager
+def checking_moto_server(log: Path = Path(os.devnull)) -> Iterator[Server]:
+    """Run moto with credentials checked; it starts without any user, so all are refused.
+
+    Buckets must be made first: call `start_checking` after that.
+    """
+    port = free_port()
+    command = [program_of_venv("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    environment = {"INITIAL_NO_AUTH_ACTION_COUNT": "1000000000"}
+    with _running(command, port, log, environment) as server:
+        yield server
+
+
+def start_checking(server: Server) -> None:
+    """Make a server of `checking_moto_server` check credentials from now on."""
+    request = urllib.request.Request(
+        f"{server.endpoint}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"}
+    )
+    with urllib.request.urlopen(request, timeout=10):
+        pass
+
+
+@contextmanager
+def _running(
+    command: Sequence[str], port: int, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    with log.open("ab") as log_file:
+        process = subprocess.Popen(
+            # setpriv sets the signal that the kernel sends when the parent dies, then execs.
+            ["setpriv", "--pdeathsig", "KILL", "--", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log_file,
+            stderr=log_file,
+            start_new_session=True,
+            env={**os.environ, **(environment or {})},
+        )
+    server = Server(f"http://127.0.0.1:{port}", ACCESS_KEY, SECRET_KEY, process)
+    try:
+        _wait_until_answers(server, log)
+        yield server
+    finally:
+        stop(process)
+
+
+def _wait_until_answers(server: Server, log: Path) -> None:
+    waited_s = 0.0
+    while not _answers(server.endpoint):
+        try:
+            process_code = server.process.wait(_POLL_S)
+        except subprocess.TimeoutExpired:
+            waited_s += _POLL_S
+        else:
+            raise RuntimeError(f"the server ended with {process_code}, see {log}")
+        if waited_s > _START_S:
+            raise RuntimeError(f"the server does not answer, see {log}")
+
+
+def _answers(endpoint: str) -> bool:
+    try:
+        with urllib.request.urlopen(endpoint, timeout=1):
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return True
+    except OSError:
+        return False
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server, by force if it takes too long."""
+    if process.poll() is not None:
+        return
+    # A paused process gets no other signal.
+    process.send_signal(signal.SIGCONT)
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
