@@ -157,6 +157,8 @@ class MountConfig:
     foreground: bool = False
     allow_forget: bool = False
     take_over: bool = False
+    must_be_encrypted: bool = False
+    """A passphrase is configured, so that a repository without encryption is not the right one."""
     backup: bytes | None = None
     """Show only this backup; None shows all."""
     cache_bytes: int = GIB

@@ -39,7 +39,8 @@ Handler: TypeAlias = Callable[[str, JsonObject, Progress], Awaitable[JsonObject]
 """`async (verb, args, progress) -> result`; an S3backfsError becomes the client's error."""
 
 MAX_LINE_BYTES = 1 << 20
-_REPLY_DEADLINE_S = 5.0
+_GRACE_S = 5.0
+"""How long a request that is under way may go on after the server was cancelled."""
 _UNEXPECTED_EXIT_CODE = 70
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -93,8 +94,8 @@ async def serve_control(
 ) -> None:
     """Answer requests until cancelled, each in a task of its own.
 
-    An answer that is being sent when this is cancelled still goes out, so that a handler may
-    end the program. A client that goes away does not stop its request.
+    Requests under way when this is cancelled may go on for some seconds, so that a handler may
+    end the program and still answer. A client that goes away does not stop its request.
 
     Raises:
         MountpointError: another process serves this socket already.
@@ -184,9 +185,24 @@ async def _answer(stream: trio.SocketStream, handler: Handler, request: bytes) -
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await stream.send_all(_line({"progress": text}))
 
-    reply = await _reply_to(handler, request, progress)
-    with trio.move_on_after(_REPLY_DEADLINE_S, shield=True):
-        await stream.send_all(_line(reply))
+    async with trio.open_nursery() as nursery:
+        grace = trio.CancelScope(shield=True)
+        nursery.start_soon(_begin_grace_when_cancelled, grace)
+        with grace:
+            reply = await _reply_to(handler, request, progress)
+            # A caller that is gone wants no answer.
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await stream.send_all(_line(reply))
+        nursery.cancel_scope.cancel()
+
+
+async def _begin_grace_when_cancelled(grace: trio.CancelScope) -> None:
+    import trio
+
+    try:
+        await trio.sleep_forever()
+    finally:
+        grace.deadline = trio.current_time() + _GRACE_S
 
 
 async def _reply_to(handler: Handler, request: bytes, progress: Progress) -> JsonObject:
@@ -233,7 +249,8 @@ def call_mount(
 ) -> JsonObject:
     """Ask the process that serves `mountpoint` and wait for its answer.
 
-    `owner_uid` is the user who mounted; `wait_for_exit` waits until the process is gone, too.
+    The process id is added to the answer as `pid`. `owner_uid` is the user who mounted;
+    `wait_for_exit` waits until the process is gone, too.
 
     Raises:
         NotMountedError: nobody answers for this mount point.
@@ -243,11 +260,12 @@ def call_mount(
     with _connect(mountpoint, owner) as connection:
         pid = _peer_pid(connection, mountpoint, owner)
         with _process_handle(pid) as process:
-            connection.sendall(_line({"verb": verb, "args": args or {}}))
+            with contextlib.suppress(BrokenPipeError):
+                connection.sendall(_line({"verb": verb, "args": args or {}}))
             result = _await_result(connection, mountpoint, on_progress)
             if wait_for_exit and process is not None:
                 select.select([process], [], [])
-    return result
+    return {"pid": pid, **result}
 
 
 def _connect(mountpoint: Path, owner_uid: int) -> socket.socket:

@@ -27,6 +27,7 @@ from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.config import MountConfig, make_private_dir
 from s3backfs.control import Progress, serve_control, socket_path
 from s3backfs.errors import FuseUnavailableError, MountpointError, S3backfsError
+from s3backfs.format.parameters import Parameters
 from s3backfs.fs.control_files import ControlFiles
 from s3backfs.fs.files import Files
 from s3backfs.fs.filesystem import FileSystem
@@ -85,7 +86,7 @@ class _Mount:
         self._condition = Condition(location.url)
         async with _opened_store(self._config, self._counting, self._note_outage) as store:
             opened = await open_repository(store, passphrase)
-            options = _repository_options(self._config)
+            options = _repository_options(self._config, opened.parameters)
             async with open_for_mount(store, opened, options) as repository:
                 filesystem = await self._build(repository)
                 await self._serve(filesystem, on_ready)
@@ -238,14 +239,15 @@ async def _opened_store(
             await store.aclose()
 
 
-def _repository_options(config: MountConfig) -> RepositoryOptions:
+def _repository_options(config: MountConfig, parameters: Parameters) -> RepositoryOptions:
+    chosen = config.compression
     return RepositoryOptions(
         state_dir=make_private_dir(config.state_dir),
         cache_dir=make_private_dir(config.cache_dir),
         cache_bytes=config.cache_bytes,
         memory_bytes=config.memory_bytes,
         is_read_only=config.is_read_only,
-        compression=config.compression,
+        level=chosen.level if chosen else parameters.compression_level,
     )
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import urllib.error
@@ -16,11 +17,18 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import boto3.session
 from botocore.config import Config
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 ACCESS_KEY = "AKIATESTTESTTEST0001"
 SECRET_KEY = "sksksksksksksksksksksksksksksksksksk0001"
@@ -124,6 +132,38 @@ def moto_server(log: Path = Path(os.devnull)) -> Iterator[Server]:
 
 
 @contextmanager
+def tls_moto_server(directory: Path) -> Iterator[tuple[Server, Path]]:
+    """Run moto behind TLS; the second value is the certificate that clients must trust."""
+    port = free_port()
+    certificate, key = make_certificate(directory)
+    command = [program_of_venv("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    command += ["-c", str(certificate), "-k", str(key)]
+    context = ssl.create_default_context(cafile=certificate)
+    with _running(command, port, directory / "log", tls=context) as server:
+        yield server, certificate
+
+
+def make_certificate(directory: Path) -> tuple[Path, Path]:
+    """Make a certificate for 127.0.0.1 that signs itself, and its key, as files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    alternatives = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(alternatives, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate_file, key_file = directory / "certificate.pem", directory / "key.pem"
+    certificate_file.write_bytes(certificate.public_bytes(Encoding.PEM))
+    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return certificate_file, key_file
+
+
+@contextmanager
 def checking_moto_server(log: Path = Path(os.devnull)) -> Iterator[Server]:
     """Run moto with credentials checked; it starts without any user, so all are refused.
 
@@ -132,7 +172,7 @@ def checking_moto_server(log: Path = Path(os.devnull)) -> Iterator[Server]:
     port = free_port()
     command = [program_of_venv("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
     environment = {"INITIAL_NO_AUTH_ACTION_COUNT": "1000000000"}
-    with _running(command, port, log, environment) as server:
+    with _running(command, port, log, environment=environment) as server:
         yield server
 
 
@@ -147,7 +187,12 @@ def start_checking(server: Server) -> None:
 
 @contextmanager
 def _running(
-    command: Sequence[str], port: int, log: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    port: int,
+    log: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[Server]:
     with log.open("ab") as log_file:
         process = subprocess.Popen(
@@ -159,17 +204,18 @@ def _running(
             start_new_session=True,
             env={**os.environ, **(environment or {})},
         )
-    server = Server(f"http://127.0.0.1:{port}", ACCESS_KEY, SECRET_KEY, process)
+    scheme = "https" if tls else "http"
+    server = Server(f"{scheme}://127.0.0.1:{port}", ACCESS_KEY, SECRET_KEY, process)
     try:
-        _wait_until_answers(server, log)
+        _wait_until_answers(server, log, tls)
         yield server
     finally:
         stop(process)
 
 
-def _wait_until_answers(server: Server, log: Path) -> None:
+def _wait_until_answers(server: Server, log: Path, tls: ssl.SSLContext | None) -> None:
     waited_s = 0.0
-    while not _answers(server.endpoint):
+    while not _answers(server.endpoint, tls):
         try:
             process_code = server.process.wait(_POLL_S)
         except subprocess.TimeoutExpired:
@@ -180,9 +226,9 @@ def _wait_until_answers(server: Server, log: Path) -> None:
             raise RuntimeError(f"the server does not answer, see {log}")
 
 
-def _answers(endpoint: str) -> bool:
+def _answers(endpoint: str, tls: ssl.SSLContext | None) -> bool:
     try:
-        with urllib.request.urlopen(endpoint, timeout=1):
+        with urllib.request.urlopen(endpoint, timeout=1, context=tls):
             return True
     except urllib.error.HTTPError as error:
         error.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import stat
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -100,6 +102,17 @@ class Backup:
     def has_changes(self) -> bool:
         """Whether something was changed that no checkpoint has captured."""
         return self.change_count != self.stored_count
+
+    def first_top(self) -> Entry:
+        """The top directory of a backup that no checkpoint has given one."""
+        created_ns = self.root.created_ns
+        return Entry(
+            mode=stat.S_IFDIR | 0o755,
+            uid=os.geteuid(),
+            gid=os.getegid(),
+            mtime_ns=created_ns,
+            ctime_ns=created_ns,
+        )
 
     # -- reading -----------------------------------------------------------------------------
 

@@ -123,6 +123,8 @@ class NameTree:
             generation = self._backup.generation
             entry = await self._find(self.stored_key(node))
             if node.entry is None and self._backup.generation == generation:
+                if entry is None and node is self.top:
+                    entry = self._backup.first_top()
                 if entry is None:
                     return None
                 node.entry = entry

@@ -87,7 +87,7 @@ async def store_open_root(repository: Repository, held: HeldRoot, root: Root) ->
         OwnershipLostError: another writer has taken the backup over.
     """
     condition: Condition = IfMatch(held.etag) if held.etag else IfAbsent()
-    if not repository.store.has_conditional_put:
+    if repository.store.has_conditional_put is False:
         await _check_owner(repository, held.key, root)
     try:
         return await _put(repository, held.key, root, condition)
@@ -126,6 +126,8 @@ async def _check_owner(repository: Repository, key: str, root: Root) -> None:
 
 async def _put(repository: Repository, key: str, root: Root, condition: Condition) -> HeldRoot:
     """Write a root with a fresh nonce; after a failed condition its own nonce means success."""
+    if repository.store.has_conditional_put is None:
+        await repository.store.probe(f"leases/{repository.writer_id.hex()}/probe")
     owner = msgspec.structs.replace(root.owner, nonce=secrets.token_bytes(ID_BYTES))
     root = msgspec.structs.replace(root, owner=owner)
     data = encode_root(repository.keyring, key, root)

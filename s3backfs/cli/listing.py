@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s3backfs.cli.options import store_config, store_options, url_argument
-from s3backfs.cli.passphrase import passphrase_reader, take_passphrase
+from s3backfs.cli.passphrase import prompt_passphrase, take_passphrase
 from s3backfs.cli.terminal import format_bytes, format_time, print_json, print_table, printable
 from s3backfs.config import StoreConfig
 from s3backfs.control import wire_name
@@ -45,7 +45,7 @@ def _summaries(url: str, store: StoreConfig) -> Sequence[BackupSummary]:
 
     from s3backfs.cli.stores import summarize
 
-    return trio.run(partial(summarize, url, store, passphrase_reader(take_passphrase())))
+    return trio.run(partial(summarize, url, store, take_passphrase(), prompt_passphrase))
 
 
 def _as_json(backup: BackupSummary) -> dict[str, Any]:

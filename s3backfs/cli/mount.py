@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def mount(
     if prepare_mountpoint(config.mountpoint):
         note(f"removed the dead mount on {config.mountpoint}")
     known = take_passphrase()
+    config = replace(config, must_be_encrypted=known is not None)
     if config.foreground:
         return _serve_here(config, passphrase_reader(known))
     return _serve_in_background(config, known)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import trio
 
-from s3backfs.backup.catalogue import BackupSummary, list_backups
 from s3backfs.config import CreateConfig, Secret, StoreConfig
 from s3backfs.repository.opening import CreateOptions, create_repository, open_repository
 from s3backfs.store.around import WrappedStore
@@ -15,6 +15,9 @@ from s3backfs.store.base import Store
 from s3backfs.store.location import parse_url
 from s3backfs.store.open import open_store
 from s3backfs.store.retrying import Retrying
+
+if TYPE_CHECKING:
+    from s3backfs.backup.catalogue import BackupSummary
 
 PATIENCE_S = 15.0
 """How long a command waits for an S3 that is away; a person is looking at it."""
@@ -56,9 +59,14 @@ async def create(config: CreateConfig, passphrase: Secret | None) -> str:
 
 
 async def summarize(
-    url: str, config: StoreConfig, passphrase: Callable[[], bytes]
+    url: str, config: StoreConfig, known: Secret | None, ask: Callable[[], Secret]
 ) -> Sequence[BackupSummary]:
-    """Read the roots of all backups."""
+    """Read the roots of all backups; `ask` is called where a passphrase is needed and unknown."""
+    from s3backfs.backup.catalogue import list_backups  # `init` need not wait for all below it
+
+    def passphrase() -> bytes:
+        return (known or ask()).reveal()
+
     async with opened_store(url, config) as store:
-        opened = await open_repository(store, passphrase)
+        opened = await open_repository(store, passphrase, must_be_encrypted=known is not None)
         return await list_backups(store, opened.keyring)

@@ -20,8 +20,7 @@ MAX_PLAIN_BYTES = 64 * 1024 * 1024
 
 PATCH_LEVEL = 3
 
-_PROBE_BYTES = 8 * 1024
-_PROBE_ABOVE_BYTES = 128 * 1024
+_SLOW_LEVEL = 13
 
 
 class Codec(IntEnum):
@@ -51,20 +50,18 @@ _local = _Local()
 
 def compress(plain: Buffer, level: int | None) -> bytes:
     """Make a body; what does not shrink, or has no `level`, is stored."""
-    if level is not None and len(plain) and _is_promising(plain):
+    if level is not None and len(plain) and _is_promising(plain, level):
         packed = _local.compressor(level).compress(plain)
         if len(packed) < len(plain):
             return b"\x01" + packed
     return b"".join((b"\x00", plain))
 
 
-def _is_promising(plain: Buffer) -> bool:
-    """Try samples of a long content at zstd's fastest, so that noise costs next to nothing."""
-    if len(plain) < _PROBE_ABOVE_BYTES:
+def _is_promising(plain: Buffer, level: int) -> bool:
+    """Say whether a slow level is worth trying: noise costs zstd time at high levels only."""
+    if level < _SLOW_LEVEL:
         return True
-    view, step = memoryview(plain), len(plain) // 8
-    samples = b"".join(view[at : at + _PROBE_BYTES // 4] for at in range(0, len(plain), step))
-    return len(_local.compressor(1).compress(samples)) < len(samples) * 31 // 32
+    return len(_local.compressor(1).compress(plain)) < len(plain)
 
 
 def compress_patch(plain: Buffer, base: Buffer) -> bytes:

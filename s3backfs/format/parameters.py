@@ -43,12 +43,12 @@ MIB = 1024 * 1024
 class ChunkBounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long content-defined chunks are. Only writers need it."""
 
-    average_bytes: Annotated[int, Meta(ge=4 * KIB, le=16 * MIB)] = MIB
-    max_bytes: Annotated[int, Meta(ge=4 * KIB, le=64 * MIB)] = 4 * MIB
-    min_bytes: Annotated[int, Meta(ge=64, le=16 * MIB)] = 256 * KIB
+    average_bytes: Annotated[int, Meta(ge=4 * KIB, le=16 * MIB)]
+    max_bytes: Annotated[int, Meta(ge=4 * KIB, le=64 * MIB)]
+    min_bytes: Annotated[int, Meta(ge=64, le=16 * MIB)]
 
     @classmethod
-    def around(cls, average_bytes: int) -> ChunkBounds:
+    def around(cls, average_bytes: int = MIB) -> ChunkBounds:
         """Bounds for chunks of about `average_bytes`."""
         return cls(average_bytes, average_bytes * 4, average_bytes // 4)
 
@@ -60,10 +60,15 @@ class Parameters:
     encryption: Encryption
     compression_level: int | None = 3
     """zstd's level for new chunks; None stores them as they are."""
-    chunk_bounds: ChunkBounds = field(default_factory=ChunkBounds)
+    chunk_bounds: ChunkBounds = field(default_factory=ChunkBounds.around)
     pack_bytes: int = 64 * MIB
     created_s: int = 0
     """Seconds since 1970."""
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Average length of a chunk."""
+        return self.chunk_bounds.average_bytes
 
 
 class _Older(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

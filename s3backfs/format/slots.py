@@ -55,9 +55,12 @@ HexId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$", max_length=32)]
 class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What stretching a passphrase costs with Argon2id."""
 
-    lanes: Annotated[int, Meta(ge=1, le=MAX_LANES)] = 4
-    memory_kib: Annotated[int, Meta(ge=8, le=MAX_MEMORY_KIB)] = 64 * 1024
-    passes: Annotated[int, Meta(ge=1, le=MAX_PASSES)] = 3
+    lanes: Annotated[int, Meta(ge=1, le=MAX_LANES)]
+    memory_kib: Annotated[int, Meta(ge=8, le=MAX_MEMORY_KIB)]
+    passes: Annotated[int, Meta(ge=1, le=MAX_PASSES)]
+
+
+DEFAULT_COST = Cost(lanes=4, memory_kib=64 * 1024, passes=3)
 
 
 class _Slot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,7 +107,7 @@ def seal_slot(
     """
     slot_id, salt = secrets.token_bytes(ID_BYTES), secrets.token_bytes(SALT_BYTES)
     nonce = secrets.token_bytes(_NONCE_BYTES)
-    chosen = cost or Cost()
+    chosen = cost or DEFAULT_COST
     key, commitment = stretch(passphrase, salt, chosen)
     head: dict[str, Any] = {
         "product": PRODUCT,

@@ -1,6 +1,7 @@
 """POSIX access control lists, as they travel in extended attributes.
 
-Pure. Layout of a value: version (u32 LE, 2), then entries of tag (u16), permissions (u16), id (u32).
+Pure. Layout of a value, little endian: version (u32, 2), then entries of tag (u16), permissions
+(u16), id (u32).
 Source: acl(5), linux/posix_acl_xattr.h.
 """
 

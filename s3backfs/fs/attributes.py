@@ -31,7 +31,6 @@ class Changes:
     gid: int | None = None
     size: int | None = None
     mtime_ns: int | None = None
-    is_ctime_wanted: bool = False
 
 
 async def set_attributes(node: Node, changes: Changes, files: Files) -> Entry:
@@ -49,10 +48,10 @@ async def set_attributes(node: Node, changes: Changes, files: Files) -> Entry:
     entry = node.entry
     assert entry is not None
     wanted = _wanted(entry, changes)
-    if all(getattr(entry, name) == value for name, value in wanted.items()):
-        # A clone of another backup's entry stays equal to it, its ctime included.
-        if node.clone_of is not None or not (wanted or changes.is_ctime_wanted):
-            return entry
+    is_same = all(getattr(entry, name) == value for name, value in wanted.items())
+    # A clone of another backup's entry stays equal to it, its ctime included.
+    if is_same and (node.clone_of is not None or not wanted):
+        return entry
     if "mode" in wanted:
         entry = _with_acl_for_mode(entry, wanted["mode"])
     if "size" in wanted:

@@ -41,6 +41,7 @@ from s3backfs.fs.root import CONTROL_NAME
 from s3backfs.fuse import replies
 from s3backfs.fuse.directories import Directories
 from s3backfs.fuse.opening import open_info
+from s3backfs.manifest.entry import Entry
 
 log = logging.getLogger(__name__)
 
@@ -251,7 +252,7 @@ class Door(pyfuse3.Operations):
 
     # -- attributes --------------------------------------------------------------------------
 
-    async def _entry(self, node: Node) -> Any:
+    async def _entry(self, node: Node) -> Entry:
         entry = node.entry or await node.backup.names.entry(node)
         if entry is None:
             raise FUSEError(errno.ESTALE)

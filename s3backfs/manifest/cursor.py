@@ -7,10 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-import msgspec
-
 from s3backfs.errors import IntegrityError
-from s3backfs.format.refs import Ref
+from s3backfs.format.refs import Ref, Top
 from s3backfs.manifest.layouts import Child
 from s3backfs.manifest.node import EncodedNode, Family, Node, decode_node
 from s3backfs.manifest.runs import MAX_RUN_WEIGHT
@@ -39,15 +37,6 @@ class Hashes(Protocol):
 
     def logical_id(self, preimage: bytes) -> bytes:
         """16 bytes of keyed hash."""
-
-
-class Top(msgspec.Struct, frozen=True, gc=False):
-    """The top node of a tree: its place, or the node itself where it is small."""
-
-    height: int
-    ref: Ref | None
-    inline: bytes | None
-    entry_count: int
 
 
 @dataclass(frozen=True, slots=True)

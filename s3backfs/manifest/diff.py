@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
 
-from s3backfs.format.refs import Ref
-from s3backfs.manifest.cursor import Nodes, Top
+from s3backfs.format.refs import Ref, Top
+from s3backfs.manifest.cursor import Nodes
 from s3backfs.manifest.entry import Entry, Extent
 from s3backfs.manifest.layouts import Child
 from s3backfs.manifest.node import Node

@@ -59,6 +59,7 @@ async def rewrite_level(
 
     Raises:
         ValueError: edits or rows are not in order.
+        IntegrityError: a node is damaged, or a row breaks the rules of the format.
     """
     writer = _LevelWriter(nodes, layout, height, cursor)
     edit = await anext(edits, None)
@@ -264,6 +265,8 @@ class _RunWriter(Generic[V]):
         if base is not None and base.id == node.id:
             ref = base
         else:
+            # What could not be read again must fail now, while its content is still at hand.
+            self._nodes.decode(node.data)
             ref = await self._nodes.store.store_node(node, base)
         self._children.append((last_key, Child(ref, node.entry_count)))
 

@@ -12,7 +12,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
-from s3backfs.manifest.cursor import Cursor, Hashes, Nodes, NodeStore, Top
+from s3backfs.format.refs import Top
+from s3backfs.manifest.cursor import Cursor, Hashes, Nodes, NodeStore
 from s3backfs.manifest.entry import Entry, Extent
 from s3backfs.manifest.layouts import INNER, Child
 from s3backfs.manifest.node import ENTRIES, EXTENTS, MAX_HEIGHT, EncodedNode, Node, encode_node
@@ -116,7 +117,7 @@ class Tree(Generic[V]):
 
         Raises:
             ValueError: edits or rows are not in order, or content has no place yet.
-            IntegrityError: a node is damaged.
+            IntegrityError: a node is damaged, or a row breaks the rules of the format.
         """
         layout: Any = self._nodes.family.leaf
         level_edits: AsyncIterable[Replace[Any]] | Iterable[Replace[Any]] = edits

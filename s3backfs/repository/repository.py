@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import trio
+
 from s3backfs.format.keys import Keyring
-from s3backfs.format.parameters import Parameters
+from s3backfs.format.parameters import ChunkBounds
 from s3backfs.format.refs import Ref
+from s3backfs.repository.cache import DiskCache
 from s3backfs.repository.index import ChunkIndex
-from s3backfs.repository.local_state import WriterIdentity
+from s3backfs.repository.local_state import WriterIdentity, check_pin
+from s3backfs.repository.opening import OpenedRepository
 from s3backfs.repository.piece import Piece
-from s3backfs.repository.reader import Reader
-from s3backfs.repository.writer import Writer
+from s3backfs.repository.reader import Caches, Reader, ReaderLimits
+from s3backfs.repository.writer import Writer, WriterOptions
 from s3backfs.store.base import Store
 
 
@@ -26,8 +32,8 @@ class RepositoryOptions:
     cache_bytes: int
     memory_bytes: int
     is_read_only: bool
-    compression: Compression | None
-    """What this mount writes with; None leaves it to the repository's parameters."""
+    level: int | None
+    """zstd's level for what this mount writes; None stores without compression."""
 
 
 class Repository:
@@ -37,19 +43,16 @@ class Repository:
         self,
         store: Store,
         keyring: Keyring,
-        parameters: Parameters,
+        chunk_bounds: ChunkBounds,
         reader: Reader,
         writer: Writer,
-        index: ChunkIndex,
         identity: WriterIdentity | None,
     ) -> None:
         self.store = store
         self.keyring = keyring
-        self.parameters = parameters
+        self.chunk_bounds = chunk_bounds
         self.reader = reader
         self.writer = writer
-        self.index = index
-        self.chunk_bounds = parameters.chunk_bounds
         self._identity = identity
 
     @property
@@ -71,6 +74,17 @@ class Repository:
             content = content.ref
         return await self.reader.read(content, offset, length)
 
+    async def store_node(self, node_id: bytes, plain: bytes, base: Ref | None) -> Ref:
+        """Store a manifest node once, as a patch of `base` where that is smaller.
+
+        Raises:
+            S3backfsError: it could not be stored.
+        """
+        base_plain = None
+        if base is not None:
+            base_plain = await self.reader.read_node_bytes(base)
+        return await self.writer.store_node(node_id, plain, base, base_plain)
+
     def cut_bytes(self, wanted_bytes: int) -> int:
         """How much one open file may hold back before it is cut: less where memory is small."""
         return min(wanted_bytes, max(1 << 20, self.writer.budget.limit_bytes // 16))
@@ -79,6 +93,58 @@ class Repository:
         """Say what will be read soon, in order."""
         refs = [content.ref if isinstance(content, Piece) else content for content in contents]
         self.reader.prefetch([ref for ref in refs if ref is not None])
+
+
+@asynccontextmanager
+async def open_for_mount(
+    store: Store, opened: OpenedRepository, options: RepositoryOptions
+) -> AsyncIterator[Repository]:
+    """Hold a repository open, with its caches, its index and this machine's writer id.
+
+    Raises:
+        RepositoryError: it is not what this machine has seen before.
+    """
+    keyring, parameters = opened.keyring, opened.parameters
+    own_name = keyring.repository_id.hex()
+    state_dir, cache_dir = options.state_dir / own_name, options.cache_dir / own_name
+    check_pin(state_dir, str(keyring.encryption))
+    cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    identity = None if options.is_read_only else WriterIdentity(state_dir)
+    index = ChunkIndex(cache_dir / "index.sqlite")
+    threads = os.cpu_count() or 1
+    try:
+        async with trio.open_nursery() as nursery:
+            writer = Writer(
+                store,
+                keyring,
+                index,
+                WriterOptions(
+                    pack_bytes=parameters.pack_bytes,
+                    memory_bytes=options.memory_bytes // 2,
+                    level=options.level,
+                    epoch=keyring.epoch,
+                    cpu_threads=threads,
+                ),
+                nursery,
+            )
+            disk = DiskCache(cache_dir / "frames", options.cache_bytes)
+            caches = Caches.within(options.memory_bytes // 4, disk)
+            limits = ReaderLimits(
+                cpu_threads=threads,
+                ahead_bytes=options.memory_bytes // 8,
+                spare_bytes=options.memory_bytes // 16,
+            )
+            async with Reader(store, keyring, caches, writer, limits) as reader:
+                if identity is not None:
+                    nursery.start_soon(writer.learn)
+                yield Repository(
+                    store, keyring, parameters.chunk_bounds, reader, writer, identity
+                )
+                nursery.cancel_scope.cancel()
+    finally:
+        index.close()
+        if identity is not None:
+            identity.close()
 
 
 def content_length(content: Ref | Piece) -> int:

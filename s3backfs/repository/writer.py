@@ -23,7 +23,7 @@ from s3backfs.format.keys import Keyring
 from s3backfs.format.pack import PackRow, content_refs, slice_ref
 from s3backfs.format.refs import ID_BYTES, Kind, Ref
 from s3backfs.repository.budget import ByteBudget
-from s3backfs.repository.index import ChunkIndex, store_segment
+from s3backfs.repository.index import ChunkIndex, refresh, store_segment
 from s3backfs.repository.packing import OpenPack
 from s3backfs.repository.piece import Piece
 from s3backfs.repository.progress import Progress
@@ -98,8 +98,17 @@ class Writer:
         self._running = 0
         self._finishing = 0
         self._changed = trio.Event()
+        self._has_learned = trio.Event()
         self._unsegmented: list[bytes] = []
         self._undone: list[tuple[Callable[[Any], Awaitable[None]], Any]] = []
+
+    async def learn(self) -> None:
+        """Bring the index up to date; contents wait for it, so that none is stored twice."""
+        try:
+            await refresh(self._store, self._keyring, self._index)
+        except S3backfsError as error:
+            log.warning("the index cannot be brought up to date, less is deduplicated: %s", error)
+        self._has_learned.set()
 
     # -- the entrance ------------------------------------------------------------------------
 
@@ -188,6 +197,7 @@ class Writer:
 
     async def _run(self, work: Callable[[T], Awaitable[None]], argument: T) -> None:
         try:
+            await self._has_learned.wait()
             await work(argument)
         except S3backfsError as error:
             self._undone.append((work, argument))
@@ -267,6 +277,7 @@ class Writer:
 
         An equal node that is in the repository already is taken instead.
         """
+        await self._has_learned.wait()
         known = self._fresh.get(node_id) or self._index.lookup([node_id]).get(node_id)
         if known is not None:
             return known
@@ -363,7 +374,7 @@ class Writer:
     async def _finish(self, upload: PackUpload) -> None:
         try:
             await upload.finish()
-            self._take_in(upload)
+            await self._take_in(upload)
         except S3backfsError as error:
             upload.has_failed = True
             self._fail(error)
@@ -371,12 +382,15 @@ class Writer:
             self._finishing -= 1
             self._note_change()
 
-    def _take_in(self, upload: PackUpload) -> None:
+    async def _take_in(self, upload: PackUpload) -> None:
         """A pack is durable: the index may know it, and its memory is free."""
         pack = upload.pack
         whole_length = pack.used_bytes
         rows: list[PackRow] = pack.rows
-        self._index.add_pack(pack.pack_id, self._options.epoch, pack.kind, whole_length, rows)
+        await self._in_thread(
+            self._index.add_pack, pack.pack_id, self._options.epoch, pack.kind, whole_length, rows
+        )
+        # No await from here: the pack leaves memory at once.
         for ref in content_refs(pack.pack_id, self._options.epoch, rows):
             known = self._fresh.get(ref.id)
             if known is not None and known.pack_id == pack.pack_id:

@@ -42,6 +42,8 @@ async def _is_refused(store: Store, key: str, condition: Condition) -> bool:
         await store.put(key, b"probe", condition=condition)
     except PreconditionFailedError:
         return True
-    except UnsupportedError:
-        return False
+    except StoreError as error:
+        # Servers that do not know conditions differ in how they say so.
+        if type(error) not in (StoreError, UnsupportedError):
+            raise
     return False

@@ -105,14 +105,13 @@ _MEANINGS: dict[str, type[StoreError]] = {
     "RequestLimitExceeded": UnavailableError,
     "ServiceUnavailable": UnavailableError,
     "SlowDown": UnavailableError,
-    "Throttling": UnavailableError,
-    "ThrottlingException": UnavailableError,
     "TooManyRequests": UnavailableError,
     "XAmzContentSHA256Mismatch": UnavailableError,
     "OverQuota": QuotaError,
     "QuotaExceeded": QuotaError,
     "XMinioAdminBucketQuotaExceeded": QuotaError,
     "XMinioStorageFull": QuotaError,
+    "InvalidBucketState": StoreError,
     # Not refused for good: the object must be brought back from the archive first.
     "InvalidObjectState": StoreError,
     "MethodNotAllowed": UnsupportedError,
@@ -190,6 +189,8 @@ def _translate_answer(error: boto.ClientError, place: Place, key: str) -> StoreE
 def _kind_of(code: str, status: int) -> type[StoreError]:
     if code in _MEANINGS:
         return _MEANINGS[code]
+    if "Throttl" in code:
+        return UnavailableError
     if code in _REMEDIES or code.startswith("KMS."):
         return RefusedError
     if status in _MEANINGS_OF_STATUS:

@@ -131,11 +131,13 @@ def test_no_mount(runtime_dir: Path, mountpoint: Path) -> None:
 
 @pytest.mark.anyio
 async def test_answer_survives_shutdown(runtime_dir: Path, mountpoint: Path) -> None:
-    """A handler that ends the server still gets its answer through."""
+    """A handler that ends the server may still do something, and gets its answer through."""
     stop = trio.CancelScope()
 
     async def last_words(verb: str, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         stop.cancel()
+        await trio.lowlevel.checkpoint()
+        await progress("the end")
         return {"bye": True}
 
     results: list[dict[str, Any]] = []
@@ -149,7 +151,7 @@ async def test_answer_survives_shutdown(runtime_dir: Path, mountpoint: Path) -> 
 
                 nursery.start_soon(ask)
                 await trio.sleep_forever()
-    assert results == [{"bye": True}]
+    assert results == [{"pid": os.getpid(), "bye": True}]
 
 
 @pytest.mark.anyio

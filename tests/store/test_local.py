@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from s3backfs.errors import (
     BucketMissingError,
@@ -156,6 +160,23 @@ async def test_conditions_hold_between_processes(tmp_path: Path) -> None:
     for adder in adders:
         await trio.to_thread.run_sync(adder.join)
     assert (await store.get("sum")).data == b"60"
+
+
+PARTS = st.text("-.a/b0", min_size=1, max_size=6)
+
+
+@given(keys=st.sets(PARTS, max_size=12), prefix=PARTS | st.just(""), after=PARTS | st.just(""))
+def test_the_walk_is_the_sorted_list(keys: set[str], prefix: str, after: str) -> None:
+    """Whatever the keys, directories are walked in the order of the whole keys."""
+    with TemporaryDirectory() as directory:
+        files = LocalFiles(Path(directory))
+        stored = []
+        for key in keys:
+            with suppress(StoreError):
+                files.write(key, b"", None)
+                stored.append(key)
+        wanted = sorted(key for key in stored if key.startswith(prefix) and key > after)
+        assert [found.key for found in files.walk(prefix, after)] == wanted
 
 
 async def test_old_rests_are_removed(tmp_path: Path) -> None:

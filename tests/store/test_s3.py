@@ -6,6 +6,7 @@ import logging
 import os
 import uuid
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import trio
@@ -27,7 +28,7 @@ from s3backfs.store.probing import UnsupportedError
 from s3backfs.store.s3 import S3Settings, S3Store
 from s3backfs.store.s3_client import BufferReader, make_client, request_body
 from s3backfs.store.s3_requests import cut_answer, range_header
-from tests.servers import Server, checking_moto_server, free_port, start_checking
+from tests.servers import Server, checking_moto_server, free_port, start_checking, tls_moto_server
 from tests.store.canned import answer, canned_server, error_answer
 from tests.store.conftest import use
 
@@ -157,6 +158,26 @@ async def test_a_cancelled_read_returns_at_once(
         with trio.move_on_after(0.1):
             await store.get("one")
         assert trio.current_time() - started_s < 1.0
+        await store.aclose()
+
+
+async def test_tls_needs_a_trusted_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A foreign certificate is refused with a remedy; its authority given, all works.
+
+    That includes checksums in trailers, which boto3 sends over TLS only.
+    """
+    with tls_moto_server(tmp_path) as (server, certificate):
+        use(server, monkeypatch)
+        with pytest.raises(RefusedError, match="ca-bundle"):
+            await store_at(server.endpoint).put("one", b"x")
+        settings = S3Settings("bucket", ca_bundle=str(certificate), checksums="always")
+        store = S3Store(settings)
+        await trio.to_thread.run_sync(lambda: make_client(settings).create_bucket(Bucket="bucket"))
+        data = os.urandom(3_000_000)
+        await store.put("one", bytearray(data))
+        assert (await store.get("one")).data == data
         await store.aclose()
 
 

@@ -1,0 +1,278 @@
+"""Making a repository, and opening one: the way from a passphrase to a keyring.
+
+The key slot is stored first and repository.json last, and only with the latter there is a
+repository: what an interrupted `create_repository` leaves is a slot that belongs to nothing, and
+the next one goes on over it.
+Source: docs/format.md, "repository.json", "Key slots".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+import trio
+
+from s3backfs.errors import (
+    ObjectMissingError,
+    PreconditionFailedError,
+    RepositoryExistsError,
+    RepositoryMissingError,
+    S3backfsError,
+    WrongKeyError,
+)
+from s3backfs.format.canonical import MAX_JSON_BYTES
+from s3backfs.format.frame import Encryption
+from s3backfs.format.keys import Keyring
+from s3backfs.format.parameters import (
+    REPOSITORY_KEY,
+    ChunkBounds,
+    Locked,
+    Parameters,
+    decode_parameters,
+    encode_parameters,
+)
+from s3backfs.format.slots import MAX_SLOTS, Cost, open_slots, seal_slot, slot_repository
+from s3backfs.store.base import IfAbsent, Listed, Store
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+KEYS_PREFIX = "keys/"
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOptions:
+    """What a new repository shall be."""
+
+    is_encrypted: bool = True
+    compression_level: int | None = 3
+    chunk_bytes: int = 1024 * 1024
+    pack_bytes: int = 64 * 1024 * 1024
+    cost: Cost | None = None
+    """What stretching the passphrase costs; None for the default."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRepository:
+    """Keys and parameters, both verified."""
+
+    keyring: Keyring
+    parameters: Parameters
+
+
+# -- making -----------------------------------------------------------------------------------
+
+
+async def create_repository(
+    store: Store, options: CreateOptions, passphrase: bytes | None
+) -> OpenedRepository:
+    """Make a repository in an empty place; on return it is durable.
+
+    Raises:
+        RepositoryExistsError: there is one, or something foreign; nothing was changed.
+        ValueError: a passphrase is missing, or there is one without encryption.
+    """
+    if options.is_encrypted != bool(passphrase):
+        raise ValueError("a passphrase is needed with encryption, and only then")
+    await _check_vacant(store)
+    encryption = Encryption.AES256_GCM if options.is_encrypted else Encryption.NONE
+    keyring = Keyring.generate(encryption)
+    parameters = Parameters(
+        encryption=encryption,
+        compression_level=options.compression_level,
+        chunk_bounds=ChunkBounds.around(options.chunk_bytes),
+        pack_bytes=options.pack_bytes,
+        created_s=int(time.time()),
+    )
+    if passphrase:
+        await _store_slot(store, keyring, passphrase, options.cost)
+    await _store_parameters(store, encode_parameters(parameters, keyring))
+    await _delete_stale_slots(store, keyring.repository_id)
+    return OpenedRepository(keyring, parameters)
+
+
+async def _check_vacant(store: Store) -> None:
+    """Refuse a place that holds anything but slots of a repository that never came to be."""
+    for listed in await _list(store, ""):
+        if listed.key == REPOSITORY_KEY:
+            raise RepositoryExistsError(f"{store.url}: there is a repository already")
+        is_slot_key = listed.key.startswith(KEYS_PREFIX)
+        if not is_slot_key or slot_repository(await _get_small(store, listed.key)) is None:
+            await _raise_occupied(store, listed.key)
+
+
+async def _raise_occupied(store: Store, key: str) -> None:
+    """Say what is in the way; `keys/` sorts before `repository.json`, so look for that too."""
+    try:
+        await store.head(REPOSITORY_KEY)
+    except ObjectMissingError:
+        raise RepositoryExistsError(
+            f"{store.url}: not empty, there is for example {key!a}; choose another prefix"
+        ) from None
+    raise RepositoryExistsError(f"{store.url}: there is a repository already")
+
+
+async def _get_small(store: Store, key: str) -> bytes:
+    """Read an object, but no more of it than any of its kind can have."""
+    return (await store.get(key, length=MAX_JSON_BYTES + 1)).data
+
+
+async def _list(store: Store, prefix: str) -> list[Listed]:
+    """List what lies below a prefix, up to more than there can be of slots."""
+    found: list[Listed] = []
+    async for page in store.list(prefix):
+        found += page
+        if len(found) > MAX_SLOTS:
+            break
+    return found
+
+
+async def _store_slot(store: Store, keyring: Keyring, passphrase: bytes, cost: Cost | None) -> None:
+    master = keyring.master(keyring.epoch)
+    key, data = await trio.to_thread.run_sync(
+        seal_slot, passphrase, keyring.repository_id, keyring.epoch, master, cost
+    )
+    await store.put(key, data)
+
+
+async def _store_parameters(store: Store, data: bytes) -> None:
+    # A failed condition can mean that the answer was lost and the same bytes were sent again, and
+    # a fulfilled one that conditions are ignored and two create at once: read back in any case.
+    with suppress(PreconditionFailedError):
+        await store.put(REPOSITORY_KEY, data, condition=IfAbsent())
+    if await _get_small(store, REPOSITORY_KEY) != data:
+        raise RepositoryExistsError(f"{store.url}: another repository has just been made here")
+
+
+async def _delete_stale_slots(store: Store, repository_id: bytes) -> None:
+    """Remove slots that an interrupted creation left."""
+    stale = []
+    for listed in await _list(store, KEYS_PREFIX):
+        owner = slot_repository(await _get_small(store, listed.key))
+        if owner is not None and owner != repository_id:
+            stale.append(listed.key)
+    if stale:
+        await store.delete(stale)
+
+
+# -- opening ----------------------------------------------------------------------------------
+
+
+async def open_repository(
+    store: Store,
+    passphrase: Callable[[], bytes] | None,
+    *,
+    must_be_encrypted: bool = False,
+) -> OpenedRepository:
+    """Read and verify what a repository is, with two round trips to the store.
+
+    `passphrase` is called once it is known to be needed; it may ask a person. With
+    `must_be_encrypted` (a passphrase is configured) a repository without encryption is refused:
+    whoever can write to the bucket could have put it there.
+
+    Raises:
+        RepositoryMissingError: there is none.
+        WrongKeyError: the passphrase is wrong, missing, or not asked for.
+        UnsupportedFormatError: it was made by a newer program.
+        IntegrityError: repository.json or the key slots are damaged.
+    """
+    locked, listed = await _look(store)
+    if not locked.is_encrypted:
+        if must_be_encrypted:
+            raise WrongKeyError(
+                f"{store.url}: this repository is not encrypted, but a passphrase is configured;"
+                " unset it if you trust this bucket"
+            )
+        return OpenedRepository(locked.unlock_clear(), locked.parameters)
+    if passphrase is None:
+        raise WrongKeyError(f"{store.url}: this repository is encrypted and needs a passphrase")
+    slots = await _load_slots(store, listed)
+    keyring = await _unlock(store, locked, slots, passphrase())
+    return OpenedRepository(keyring, locked.parameters)
+
+
+async def _look(store: Store) -> tuple[Locked, list[Listed]]:
+    """Get repository.json and list the slots, at once."""
+    fetched, listed = await _both(
+        lambda: _get_small(store, REPOSITORY_KEY), lambda: _list(store, KEYS_PREFIX)
+    )
+    if isinstance(fetched, ObjectMissingError):
+        raise _missing(store, listed) from fetched
+    if isinstance(fetched, S3backfsError):
+        raise fetched
+    locked = decode_parameters(fetched)
+    if not locked.is_encrypted:
+        return locked, []
+    if isinstance(listed, S3backfsError):
+        raise listed
+    return locked, listed
+
+
+async def _both(
+    first: Callable[[], Awaitable[A]], second: Callable[[], Awaitable[B]]
+) -> tuple[A | S3backfsError, B | S3backfsError]:
+    """Run two requests at once; an error stands in the place of its result."""
+    kept: list[B | S3backfsError] = []
+
+    async def keep() -> None:
+        kept.append(await _caught(second))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep)
+        answer = await _caught(first)
+    return answer, kept[0]
+
+
+async def _caught(call: Callable[[], Awaitable[A]]) -> A | S3backfsError:
+    try:
+        return await call()
+    except S3backfsError as error:
+        return error
+
+
+def _missing(store: Store, slots: Sequence[Listed] | S3backfsError) -> RepositoryMissingError:
+    if not isinstance(slots, S3backfsError) and slots:
+        return RepositoryMissingError(
+            f"{store.url}: the making of this repository was interrupted, or repository.json was"
+            f" deleted; if there was nothing in it, make it with: s3backfs init {store.url}"
+        )
+    return RepositoryMissingError(
+        f"{store.url}: there is no repository; make one with: s3backfs init {store.url}"
+    )
+
+
+async def _load_slots(store: Store, listed: Sequence[Listed]) -> dict[str, bytes]:
+    """Read all slots at once; one that vanished since is none."""
+    slots: dict[str, bytes] = {}
+    errors: list[S3backfsError] = []
+
+    async def load(slot: Listed) -> None:
+        try:
+            slots[slot.key] = await _get_small(store, slot.key)
+        except ObjectMissingError:
+            pass
+        except S3backfsError as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for slot in listed:
+            nursery.start_soon(load, slot)
+    if errors and not slots:
+        raise errors[0]
+    return slots
+
+
+async def _unlock(
+    store: Store, locked: Locked, slots: dict[str, bytes], passphrase: bytes
+) -> Keyring:
+    try:
+        unlocked = await trio.to_thread.run_sync(
+            open_slots, slots, locked.repository_id, passphrase
+        )
+    except WrongKeyError as error:
+        raise WrongKeyError(f"{store.url}: {error}; no key slot opens with it") from error
+    return locked.unlock(unlocked.epoch, unlocked.master)
