@@ -11,6 +11,7 @@ import msgspec
 
 from s3backfs.backup.live import INO_MASK, SLOT_SHIFT, LiveNodes, settled_name
 from s3backfs.backup.node import Directory, Node
+from s3backfs.backup.xattrs import are_xattrs_loaded
 from s3backfs.manifest.entry import Entry, Extra, is_link_name
 from s3backfs.manifest.keys import TOP_KEY, child_prefix, entry_key, link_key
 
@@ -96,7 +97,8 @@ class NameTree:
         else:
             key = entry_key(base, name)
             ino = (entry.extra.ino if entry.extra else 0) or self._live.path_ino(key)
-            node = self._register(self._live.take_number(self._backup.slot, ino, key), entry)
+            number = self._live.take_number(self._backup.slot, ino, key)
+            node = self._register(number, entry if are_xattrs_loaded(entry) else None)
             node.parent, node.name = directory, name
             if stat.S_ISDIR(entry.mode):
                 node.directory = Directory(child_prefix(base, name))
@@ -107,7 +109,7 @@ class NameTree:
     def _adopt_link(self, link_id: bytes, record: Entry) -> Node:
         ino = (record.extra.ino if record.extra else 0) or link_ino(link_id)
         number = self._live.take_number(self._backup.slot, ino, link_id)
-        node = self._register(number, record)
+        node = self._register(number, record if are_xattrs_loaded(record) else None)
         node.link_id, node.names = link_id, set()
         self.links[link_id] = node
         return node

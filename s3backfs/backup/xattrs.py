@@ -15,10 +15,16 @@ from s3backfs.repository.repository import Repository, content_length
 _decoder = msgspec.msgpack.Decoder(dict[bytes, bytes])
 
 
+def are_xattrs_loaded(entry: Entry) -> bool:
+    """Whether the entry has all attributes itself."""
+    extra = entry.extra
+    return extra is None or extra.xattr_ref is None or bool(extra.xattrs)
+
+
 async def with_loaded_xattrs(repository: Repository, entry: Entry) -> Entry:
     """Bring attributes in from their chunk; the reference to it stays."""
     extra = entry.extra
-    if extra is None or extra.xattr_ref is None or extra.xattrs:
+    if extra is None or extra.xattr_ref is None or are_xattrs_loaded(entry):
         return entry
     ref = extra.xattr_ref
     data = await repository.read(ref, 0, content_length(ref))

@@ -70,8 +70,9 @@ def entries(draw: st.DrawFn) -> Entry:
         position = extents[-1].end
     inline = draw(st.none() | st.binary(max_size=30))
     size = draw(st.integers(position, MAX_FILE_BYTES))
-    fixed = [draw(value) for value in (u32, u32, u32, times, times)]
-    return Entry(*fixed, size, inline, tuple(extents), draw(st.none() | extras))
+    mode, uid, gid = draw(u32), draw(u32), draw(u32)
+    fixed = mode, uid, gid, draw(times), draw(times), size
+    return Entry(*fixed, inline, tuple(extents), draw(st.none() | extras))
 
 
 leaves = st.dictionaries(entry_keys, entries(), min_size=1, max_size=12)
