@@ -22,8 +22,8 @@ from s3backfs.manifest.entry import Entry, Extra, extra_of, with_extra
 from s3backfs.manifest.keys import entry_key, link_key
 
 NAME_MAX_BYTES = 255
-PREFIX_MAX_BYTES = 32 * 1024
-"""Deeper paths than this have no key in the manifest."""
+KEY_MAX_BYTES = 8 * 1024
+"""A longer path has no key in the manifest; the kernel takes half of it in one call at most."""
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -199,7 +199,7 @@ def check_name(parent: Node, name: bytes) -> None:
         raise FileSystemError(errno.ENAMETOOLONG)
     if parent.parent is None and parent is not parent.backup.names.top:
         raise FileSystemError(errno.ENOENT)
-    if len(parent.prefix()) + len(name) > PREFIX_MAX_BYTES:
+    if len(parent.prefix()) + 1 + len(name) > KEY_MAX_BYTES:
         raise FileSystemError(errno.ENAMETOOLONG)
 
 

@@ -185,6 +185,10 @@ class Reader:
         node: T = known
         return node
 
+    async def read_node_bytes(self, ref: Ref) -> bytes:
+        """Read a manifest node as it was before it was compressed, see `read_node`."""
+        return bytes(await self._range(Kind.META, ref, 0, ref.chunk_length))
+
     def prefetch_nodes(self, refs: Iterable[Ref]) -> None:
         """Say which nodes will be read soon: they come along when one of them is."""
         self._frames.hint(

@@ -137,9 +137,7 @@ async def open_for_mount(
             async with Reader(store, keyring, caches, writer, limits) as reader:
                 if identity is not None:
                     nursery.start_soon(writer.learn)
-                yield Repository(
-                    store, keyring, parameters.chunk_bounds, reader, writer, identity
-                )
+                yield Repository(store, keyring, parameters.chunk_bounds, reader, writer, identity)
                 nursery.cancel_scope.cancel()
     finally:
         index.close()

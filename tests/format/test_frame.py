@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -196,3 +197,17 @@ def test_any_body(body: bytes, length: int, base: bytes | None) -> None:
     for prefix in (b"", b"\x01", b"\x01\x28\xb5\x2f\xfd", b"\x02\x28\xb5\x2f\xfd"):
         with suppress(IntegrityError):
             assert len(expand(prefix + body, length, base)) == length
+
+
+@each_keyring()
+def test_threads_share_a_cipher(keyring: Keyring) -> None:
+    """Many threads seal and open with one cipher at once, and each gets its own bytes back."""
+    cipher = keyring.pack_cipher(Kind.DATA, PACK_ID)
+    plains = [bytes([number]) * 100_000 + os.urandom(1000) for number in range(64)]
+
+    def seal_and_open(number: int) -> bool:
+        frame = seal_frame(cipher, number, compress(plains[number], 1))
+        return open_frame(cipher, number, frame, len(plains[number])) == plains[number]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(seal_and_open, range(64)))

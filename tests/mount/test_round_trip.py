@@ -23,7 +23,13 @@ def rsync(*arguments: str) -> str:
 def differences(left: Path, right: Path) -> str:
     """What rsync would change to make `right` like `left`: every byte and attribute counts."""
     return rsync(
-        "-naHAX", "--numeric-ids", "--checksum", "--delete", "--itemize-changes", f"{left}/", f"{right}/"
+        "-naHAX",
+        "--numeric-ids",
+        "--checksum",
+        "--delete",
+        "--itemize-changes",
+        f"{left}/",
+        f"{right}/",
     )
 
 
@@ -83,16 +89,18 @@ def test_a_second_backup_links_to_the_first(
     (source / "new").write_bytes(b"new")
     with machine.mounted() as mount:
         rsync(
-            "-aHAX", "--numeric-ids", "--link-dest=../monday", f"{source}/", f"{mount.path}/tuesday/"
+            "-aHAX",
+            "--numeric-ids",
+            "--link-dest=../monday",
+            f"{source}/",
+            f"{mount.path}/tuesday/",
         )
     with other.mounted() as mount:
         assert differences(source, mount.path / "tuesday") == ""
         assert differences(old, mount.path / "monday") == ""
 
 
-def test_a_killed_mount_goes_on_from_its_last_checkpoint(
-    machine: Machine, tmp_path: Path
-) -> None:
+def test_a_killed_mount_goes_on_from_its_last_checkpoint(machine: Machine, tmp_path: Path) -> None:
     """After kill -9 what was synced is there, and the same machine goes on writing it."""
     with machine.mounted() as mount:
         backup = mount.path / "monday"
