@@ -38,6 +38,7 @@ from s3backfs.fuse.door import Door
 from s3backfs.fuse.polling import poll_before_sleeping
 from s3backfs.repository.opening import open_repository
 from s3backfs.repository.repository import Repository, RepositoryOptions, open_for_mount
+from s3backfs.service import notify_service
 from s3backfs.store.around import WrappedStore
 from s3backfs.store.base import Store
 from s3backfs.store.counting import Counting
@@ -51,6 +52,9 @@ SWITCH_INTERVAL_S = 0.0005
 """Worker threads that run Python must not hold up requests for long."""
 
 CLOSING_DEADLINE_S = 10.0
+
+PATIENCE_S = 15.0
+"""How long mounting waits for an S3 that is away."""
 
 
 def run_mount(
@@ -84,8 +88,16 @@ class _Mount:
         """Build, serve, shut down."""
         location = parse_url(self._config.url)
         self._condition = Condition(location.url)
-        async with _opened_store(self._config, self._counting, self._note_outage) as store:
-            opened = await open_repository(store, passphrase)
+        async with _opened_store(self._config) as raw:
+            counted = WrappedStore(raw, self._counting)
+            # A person looks on: they hear soon that S3 is away. Later, writers wait for it.
+            opened = await open_repository(
+                WrappedStore(counted, Retrying(min(PATIENCE_S, self._config.retry_for_s))),
+                passphrase,
+                must_be_encrypted=self._config.must_be_encrypted,
+            )
+            patience = Retrying(self._config.retry_for_s, on_change=self._note_outage)
+            store = WrappedStore(counted, patience)
             options = _repository_options(self._config, opened.parameters)
             async with open_for_mount(store, opened, options) as repository:
                 filesystem = await self._build(repository)
@@ -192,6 +204,7 @@ class _Mount:
     async def _shut_down(self) -> None:
         """Make everything durable; a second signal does not stop it."""
         self._condition.state = "finishing"
+        notify_service("STOPPING=1")
         log.info("finishing: %s", self._verbs.progress_line())
         if self._is_signalled:
             await trio.to_thread.run_sync(_unmount_lazily, self._config)
@@ -218,9 +231,7 @@ class _Mount:
 
 
 @asynccontextmanager
-async def _opened_store(
-    config: MountConfig, counting: Counting, note: Callable[[Outage | None], None]
-) -> AsyncIterator[Store]:
+async def _opened_store(config: MountConfig) -> AsyncIterator[Store]:
     settings = config.store
     store = open_store(
         parse_url(config.url),
@@ -232,8 +243,7 @@ async def _opened_store(
         max_connections=settings.connections,
     )
     try:
-        counted = WrappedStore(store, counting)
-        yield WrappedStore(counted, Retrying(config.retry_for_s, on_change=note))
+        yield store
     finally:
         with trio.move_on_after(CLOSING_DEADLINE_S, shield=True):
             await store.aclose()
