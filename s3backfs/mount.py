@@ -36,6 +36,7 @@ from s3backfs.fs.timer import run_checkpoints
 from s3backfs.fs.verbs import Condition, Finish, Verbs, finish_backups
 from s3backfs.fuse.door import Door
 from s3backfs.fuse.polling import poll_before_sleeping
+from s3backfs.memory import bound_allocator
 from s3backfs.repository.opening import open_repository
 from s3backfs.repository.repository import Repository, RepositoryOptions, open_for_mount
 from s3backfs.service import notify_service
@@ -66,6 +67,7 @@ def run_mount(
         S3backfsError: it could not be mounted; nothing was changed.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    bound_allocator()
     return trio.run(partial(_Mount(config).run, passphrase, on_ready))
 
 

@@ -12,6 +12,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import trio
 
+from s3backfs.backup.ahead import FilesAhead
 from s3backfs.backup.checkpoint import run_checkpoint
 from s3backfs.backup.live import SLOT_SHIFT, TOP_INO, LiveNodes
 from s3backfs.backup.names import NameTree
@@ -59,6 +60,7 @@ class Backup:
         self.last_checkpoint_ns = held.root.updated_ns
         self.tree = Tree(held.root.top, nodes.entries)
         self.names = NameTree(self, live, self.find)
+        self.ahead = FilesAhead(self)
         self._thawed: trio.Event | None = None
         self._checkpoint_lock = trio.Lock()
         self._begun = 0

@@ -44,6 +44,16 @@ INLINE_CUT_BYTES = 256 * 1024
 """Smaller segments are cut without a thread."""
 
 
+AHEAD_BYTES = 32 * 1024 * 1024
+"""How far a sequential reader of a large file is read ahead of."""
+
+READS_BEFORE = 2
+NEAR_BYTES = 1024 * 1024
+"""The kernel has several reads under way, which may come in any order."""
+
+SMALL_FILE_BYTES = 1024 * 1024
+
+
 class FileContent:
     """One file's bytes while somebody has it open, or until what was written is settled.
 
@@ -52,6 +62,7 @@ class FileContent:
     """
 
     __slots__ = (
+        "_ahead_to",
         "_buffer",
         "_extents",
         "_flushing",
@@ -60,6 +71,8 @@ class FileContent:
         "_lock",
         "_node",
         "_placed",
+        "_read_to",
+        "_reads_in_order",
         "_repository",
         "_tree",
         "is_direct",
@@ -78,6 +91,9 @@ class FileContent:
         self._extents = ExtentMap(entry.extents, is_overlay=self._tree is not None)
         self._is_touched = False
         self._placed = 0
+        self._read_to = 0
+        self._reads_in_order = 0
+        self._ahead_to = 0
         self.version = 0
         self.is_direct = False
         self.writers = 0
@@ -89,6 +105,7 @@ class FileContent:
         if offset >= size:
             return b""
         length = min(length, size - offset)
+        await self._look_ahead(offset, length, size)
         if self._inline is not None and not len(self._buffer):
             return _padded(self._inline[offset : offset + length], length)
         while True:
@@ -104,6 +121,25 @@ class FileContent:
         copy_over(self._flushing, offset, result)
         copy_over(self._buffer.segments, offset, result)
         return bytes(result)
+
+    async def _look_ahead(self, offset: int, length: int, size: int) -> None:
+        """Fetch what a sequential reader will ask for next: of this file, or of the next ones."""
+        if size <= SMALL_FILE_BYTES:
+            if offset == 0:
+                await self._node.backup.ahead.note_read(self._node)
+            return
+        is_near = abs(offset - self._read_to) <= NEAR_BYTES
+        self._read_to = offset + length
+        self._reads_in_order = self._reads_in_order + 1 if is_near else 0
+        if not is_near:
+            self._ahead_to = 0
+        if self._reads_in_order < READS_BEFORE or self._ahead_to >= offset + AHEAD_BYTES // 2:
+            return
+        start, end = max(self._ahead_to, offset), min(offset + AHEAD_BYTES, size)
+        # Set before the await: reads come several at once.
+        self._ahead_to = end
+        plan = await self._plan(start, end - start, size)
+        self._repository.prefetch([extent.content for extent in plan if extent.content])
 
     async def _plan(self, offset: int, length: int, size: int) -> list[Extent]:
         base: Sequence[Extent] = ()

@@ -169,11 +169,15 @@ class ChunkIndex:
 
     def take_segment(self, name: str, packs: Iterable[SegmentPack]) -> None:
         """Take in a segment: those of its packs that the last listing shows."""
+        is_complete = True
         for pack in packs:
-            if self._file.write(partial(_insert_listed, pack), False):
+            is_listed = self._file.write(partial(_insert_listed, pack), None)
+            if is_listed:
                 with self._lock:
                     self._trusted.add(pack.pack_id)
-        self.note_segment(name, ())
+            is_complete = is_complete and is_listed is not None
+        if is_complete:
+            self.note_segment(name, ())
 
     def note_segment(self, name: str, pack_ids: Iterable[bytes]) -> None:
         """Note that a segment is known, and that these packs are in it."""
@@ -231,7 +235,7 @@ def _insert(pack: SegmentPack, kept_rows: bytes | None, database: sqlite3.Connec
     )
 
 
-def _insert_listed(pack: SegmentPack, database: sqlite3.Connection) -> bool:
+def _insert_listed(pack: SegmentPack, database: sqlite3.Connection) -> bool | None:
     """Insert a pack only if the listing shows it with the length that the segment states."""
     listed = database.execute(
         "SELECT 1 FROM temp.listed WHERE pack_id = ? AND kind = ? AND length = ?",

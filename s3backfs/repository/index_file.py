@@ -49,6 +49,7 @@ _BUSY_S = 10.0
 _CACHE_KIB = 16 * 1024
 _WAL_KEPT_BYTES = 16 * 1024 * 1024
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+"""SQLITE_ERROR: a table is missing."""
 
 
 class _Connection:

@@ -322,8 +322,10 @@ class Reader:
         hops: int,
     ) -> bytes | memoryview:
         parts = plan_moved(ranges, ref.pack_offset, offset, length)
-        if parts is None or hops >= MAX_HOPS:
+        if parts is None:
             raise _gone(kind, ref)
+        if hops >= MAX_HOPS:
+            raise _damage(frame_of(kind, ref), "its content was moved on too often")
         found = [await self._part(kind, part, hops + 1) for part in parts]
         return found[0] if len(found) == 1 else b"".join(found)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,7 +62,7 @@ def test_gaps_are_small(frames: list[Frame]) -> None:
     if not frames:
         return
     fetched = plan_fetch(frames[0], frames, LIMITS).frames
-    for left, right in zip(fetched, fetched[1:], strict=False):
+    for left, right in pairwise(fetched):
         assert right.offset - left.end <= LIMITS.gap_bytes
 
 
