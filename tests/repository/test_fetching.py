@@ -86,7 +86,7 @@ def test_a_near_neighbour_is_left_out_only_for_the_total(frames: list[Frame]) ->
 @given(packs_of_frames())
 def test_every_frame_is_fetched_once(frames: list[Frame]) -> None:
     """Planning until nothing is left fetches each frame exactly once."""
-    left, seen = list(frames), []
+    left, seen = list(frames), list[Frame]()
     while left:
         fetch = plan_fetch(left[0], left, LIMITS)
         seen.extend(fetch.frames)
