@@ -54,6 +54,9 @@ SWITCH_INTERVAL_S = 0.0005
 
 CLOSING_DEADLINE_S = 10.0
 
+LETTING_GO_S = 5.0
+"""How long the kernel may take to end the connection after the mount is gone."""
+
 PATIENCE_S = 15.0
 """How long mounting waits for an S3 that is away."""
 
@@ -146,6 +149,7 @@ class _Mount:
                 await nursery.start(self._watch_signals)
                 nursery.start_soon(self._run_loop)
                 await _wait_until_it_answers(config)
+                log.info("%s is mounted on %s", config.url, config.mountpoint)
                 on_ready()
                 await self._ended.wait()
                 timer.cancel()
@@ -191,15 +195,30 @@ class _Mount:
     async def _handle(self, verb: str, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         if verb != "umount":
             return await self._verbs.handle(verb, args, progress)
-        self._keep_open = self._keep_open or bool(args.get("keep_open"))
         if not self._ended.is_set():
-            self._note_torn()
-            await trio.to_thread.run_sync(_unmount, self._config)
+            await self._let_go(keep_open=bool(args.get("keep_open")))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._verbs.tell_progress, progress)
             await self._finished.wait()
             nursery.cancel_scope.cancel()
         return self._finish.as_json()
+
+    async def _let_go(self, *, keep_open: bool) -> None:
+        """Unmount; refused while anything is open, so afterwards no file is half written.
+
+        Raises:
+            MountpointError: it is busy; nothing was changed.
+        """
+        keep_open_before, self._keep_open = self._keep_open, self._keep_open or keep_open
+        try:
+            await trio.to_thread.run_sync(_unmount, self._config)
+        except MountpointError:
+            self._keep_open = keep_open_before
+            raise
+        with trio.move_on_after(LETTING_GO_S):
+            await self._ended.wait()
+        # Another mount namespace, or files open in a mount that was detached, may still hold it.
+        self._end()
 
     # -- the end -----------------------------------------------------------------------------
 
@@ -295,7 +314,7 @@ def _unmount(config: MountConfig) -> None:
         MountpointError: it is busy.
     """
     done = _run_unmount(config, lazily=False)
-    if done.returncode:
+    if done.returncode and os.path.ismount(config.mountpoint):
         text = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["unknown error"]
         raise MountpointError(
             f"{config.mountpoint} cannot be unmounted ({text[0]}); close what is open there "

@@ -99,6 +99,8 @@ class RootDirectory:
         """
         if flags & ~RENAME_NOREPLACE:
             raise FileSystemError(errno.EINVAL)
+        if new_name == CONTROL_NAME:
+            raise FileSystemError(errno.EEXIST)
         top = await self.lookup(name)
         await self._replace_empty(new_name)
         await self._catalogue.rename(top.backup, new_name)

@@ -99,9 +99,10 @@ class Verbs:
     async def _sync(self, progress: Progress) -> dict[str, Any]:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.tell_progress, progress)
-            for backup in self._fs.catalogue.own_open():
-                await backup.checkpoint()
+            errors = [await _checkpoint(backup) for backup in self._fs.catalogue.own_open()]
             nursery.cancel_scope.cancel()
+        for error in filter(None, errors):
+            raise error
         return {}
 
     async def tell_progress(self, progress: Progress) -> None:
@@ -164,6 +165,15 @@ def describe(backup: Backup) -> dict[str, Any]:
         "last_checkpoint_ns": backup.last_checkpoint_ns,
         "error": str(backup.failure) if backup.failure else "",
     }
+
+
+async def _checkpoint(backup: Backup) -> S3backfsError | None:
+    """Store one backup; that it fails keeps none of the others from being stored."""
+    try:
+        await backup.checkpoint()
+    except S3backfsError as error:
+        return error
+    return None
 
 
 @dataclass(slots=True)
