@@ -187,10 +187,16 @@ class NameTree:
         old = node.entry
         assert old is not None
         node.entry = msgspec.structs.replace(old, **changes)
-        if node.entry.size != old.size:
+        if node.entry.size != old.size and self._is_named(node):
             self._backup.tally.size_bytes += node.entry.size - old.size
         self.touch(node)
         return node.entry
+
+    def _is_named(self, node: Node) -> bool:
+        """Whether an inode counts: one that is unlinked and still open does no longer."""
+        if node.link_id is not None:
+            return node.link_id in self.links
+        return node.parent is not None
 
     def touch(self, node: Node) -> None:
         """Remember that a node has changed since the last checkpoint."""

@@ -26,6 +26,10 @@ class OpenContent(Protocol):
     def is_dirty(self) -> bool:
         """Whether bytes were written that the node's entry does not hold yet."""
 
+    @property
+    def allocated_bytes(self) -> int:
+        """How many bytes are no holes, as far as that is known while something is written."""
+
     def swapped(self, captured: Entry, stored: Entry) -> None:
         """Learn that a checkpoint stored `stored` for what was `captured`."""
 

@@ -10,6 +10,9 @@ import msgspec
 from s3backfs.format.root import Statistics
 from s3backfs.manifest.entry import Entry
 
+COUNT_MAX = 2**63 - 1
+"""A root holds no larger number; a few sparse files may well add up to more."""
+
 
 @dataclass(slots=True)
 class Tally:
@@ -53,6 +56,6 @@ class Tally:
             directories=self.directories,
             symlinks=self.symlinks,
             others=self.others,
-            logical_bytes=self.size_bytes,
+            logical_bytes=min(max(self.size_bytes, 0), COUNT_MAX),
             stored_bytes=statistics.stored_bytes + new_bytes,
         )

@@ -18,6 +18,7 @@ from s3backfs.fs.files import Files
 from s3backfs.manifest.entry import Entry, extra_of, with_extra
 
 XATTR_MAX_BYTES = 64 * 1024
+XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
 XATTRS_MAX_BYTES = 1024 * 1024
 """All extended attributes of one inode together."""
 
@@ -39,14 +40,10 @@ async def set_attributes(node: Node, changes: Changes, files: Files) -> Entry:
     Raises:
         FileSystemError: EROFS, EINVAL, EFBIG, EISDIR.
     """
-    await node.backup.writable()
-    entry = await node.backup.names.entry(node)
-    if entry is None:
-        raise FileSystemError(errno.ESTALE)
+    entry = await _changeable(node)
     if changes.size is not None and changes.size != entry.size:
         await _resize(node, changes.size, files)
-    entry = node.entry
-    assert entry is not None
+        entry = await _changeable(node)
     wanted = _wanted(entry, changes)
     is_same = all(getattr(entry, name) == value for name, value in wanted.items())
     # A clone of another backup's entry stays equal to it, its ctime included.
@@ -99,10 +96,10 @@ async def set_xattr(node: Node, name: bytes, value: bytes) -> None:
     """Set one extended attribute; an access list that the mode can hold goes into the mode.
 
     Raises:
-        FileSystemError: EROFS, E2BIG, ENOSPC, EINVAL.
+        FileSystemError: EROFS, E2BIG, ENOSPC, EINVAL, EOPNOTSUPP.
     """
-    await node.backup.writable()
-    entry = await _entry(node)
+    _check_xattr_name(name)
+    entry = await _changeable(node)
     xattrs = extra_of(entry).xattrs
     if name in (acl.ACCESS, acl.DEFAULT):
         _set_acl(node, entry, name, value)
@@ -140,8 +137,7 @@ async def remove_xattr(node: Node, name: bytes) -> None:
     Raises:
         FileSystemError: EROFS, ENODATA.
     """
-    await node.backup.writable()
-    xattrs = dict(extra_of(await _entry(node)).xattrs)
+    xattrs = dict(extra_of(await _changeable(node)).xattrs)
     if xattrs.pop(name, None) is None:
         raise FileSystemError(errno.ENODATA)
     _replace_xattrs(node, xattrs)
@@ -170,6 +166,21 @@ def _replace_xattrs(node: Node, xattrs: dict[bytes, bytes], **changes: Any) -> N
     extra = msgspec.structs.replace(extra_of(node.entry), xattrs=xattrs, xattr_ref=None)
     node.entry = with_extra(node.entry, extra)
     node.backup.names.replace(node, ctime_ns=time.time_ns(), **changes)
+
+
+def _check_xattr_name(name: bytes) -> None:
+    if name not in (acl.ACCESS, acl.DEFAULT) and not name.startswith(XATTR_NAMESPACES):
+        raise FileSystemError(errno.EOPNOTSUPP)
+
+
+async def _changeable(node: Node) -> Entry:
+    """The node's attributes, when changes are allowed; nothing may be awaited before the change."""
+    while True:
+        await _entry(node)
+        await node.backup.writable()
+        # While this waited, a checkpoint may have let go of the attributes.
+        if node.entry is not None:
+            return node.entry
 
 
 async def _entry(node: Node) -> Entry:

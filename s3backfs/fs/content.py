@@ -124,9 +124,9 @@ class FileContent:
 
     async def _look_ahead(self, offset: int, length: int, size: int) -> None:
         """Fetch what a sequential reader will ask for next: of this file, or of the next ones."""
+        if offset == 0:
+            await self._node.backup.ahead.note_read(self._node)
         if size <= SMALL_FILE_BYTES:
-            if offset == 0:
-                await self._node.backup.ahead.note_read(self._node)
             return
         is_near = abs(offset - self._read_to) <= NEAR_BYTES
         self._read_to = offset + length
@@ -167,6 +167,14 @@ class FileContent:
     def is_dirty(self) -> bool:
         """Whether the node's entry lacks something that was written."""
         return self._is_touched
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes that are no holes; while something is written, at least as many as there are."""
+        tree_bytes = self._tree.allocated_bytes if self._tree else 0
+        flushing_bytes = sum(len(segment.data) for segment in self._flushing)
+        placed_bytes = self._extents.allocated_bytes() + tree_bytes + len(self._inline or b"")
+        return placed_bytes + flushing_bytes + self._buffer.size_bytes
 
     @property
     def buffered_bytes(self) -> int:
@@ -309,6 +317,8 @@ class FileContent:
         """Continue from the stored extents, if the content has not changed since the capture."""
         entry = self._node.entry
         if self._is_touched or entry is None or entry.extents is not captured.extents:
+            return
+        if extra_of(entry).extent_tree is not extra_of(captured).extent_tree:
             return
         self._tree = extra_of(stored).extent_tree
         self._extents = ExtentMap(stored.extents, is_overlay=self._tree is not None)

@@ -24,7 +24,6 @@ class FileHandle:
     content: FileContent
     is_writer: bool
     is_write_only: bool
-    is_append: bool
     seen_failure: S3backfsError | None = None
 
 
@@ -86,7 +85,6 @@ class Files:
             content,
             is_writer,
             flags & os.O_ACCMODE == os.O_WRONLY,
-            bool(flags & os.O_APPEND),
             node.backup.failure,
         )
         return number
@@ -109,6 +107,9 @@ class Files:
     async def write(self, handle: FileHandle, offset: int, data: bytes) -> int:
         """Write to an open file; returns when the bytes are taken over, not when stored.
 
+        The kernel knows the size, and has moved an appending write to the end already. Pages of
+        a shared mapping come through the same handles and must land where they are.
+
         Raises:
             S3backfsError: what made the backup fail, once for each handle.
         """
@@ -117,8 +118,6 @@ class Files:
         self._tell_failure(handle)
         entry = node.entry
         assert entry is not None
-        if handle.is_append:
-            offset = entry.size
         end = offset + len(data)
         check_size(end)
         now_ns = time.time_ns()

@@ -1,11 +1,14 @@
 """Reading a directory: a cursor that stays right while names come and go.
 
 Names that differ from the last checkpoint's tree come first, from a snapshot taken at the start;
-then the tree's own names, in order, less those that were given already or are gone by now.
+then the tree's own names, in order, less those that were given already or are gone by now:
+first those that are no directories.
 """
 
 from __future__ import annotations
 
+import stat
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -25,50 +28,59 @@ class Listed:
     next_cookie: int
 
 
+RECENT_COUNT = 1024
+"""So many names stay at hand: the kernel may ask again for what it had no room for."""
+
+
 @dataclass(slots=True)
 class Cursor:
-    """One open directory. `position` is the cookie of the next name that `_names` yields."""
+    """One open directory.
+
+    Cookies number the names that `_names` yields, those that are gone by now included.
+    `position` is the cookie behind the last of them.
+    """
 
     node: Node
     position: int = 0
     _generation: int = 0
     _names: AsyncGenerator[tuple[bytes, Entry | None]] | None = None
-    _waiting: Listed | None = field(default=None)
+    _recent: deque[tuple[bytes, Entry | None]] = field(
+        default_factory=lambda: deque(maxlen=RECENT_COUNT)
+    )
 
     async def next(self, cookie: int) -> Listed | None:
-        """The name at a cookie, None at the end; the kernel may ask for the same one again."""
-        waiting = self._waiting
-        if waiting is not None and waiting.next_cookie == cookie + 1:
-            return waiting
-        if self._names is None or cookie < self.position:
-            self._names, self.position = _names(self.node), 0
-            self._generation = self.node.backup.generation
-        self._waiting = None
-        while True:
-            listed = await self._advance()
-            if listed is None or listed.next_cookie == cookie + 1:
-                self._waiting = listed
-                return listed
+        """The first name behind a cookie that is still there, None at the end."""
+        if self._names is None or cookie < self.position - len(self._recent):
+            await self._restart()
+        while (named := await self._behind(cookie)) is not None:
+            cookie += 1
+            # What an older tree says of a name may be over; then the present one is asked.
+            is_current = self._generation == self.node.backup.generation
+            found = await _attributes(self.node, named[0], named[1] if is_current else None)
+            if found is not None:
+                return Listed(named[0], found[0], found[1], cookie)
+        return None
+
+    async def _restart(self) -> None:
+        await self.aclose()
+        self._names, self.position = _names(self.node), 0
+        self._generation = self.node.backup.generation
+        self._recent.clear()
+
+    async def _behind(self, cookie: int) -> tuple[bytes, Entry | None] | None:
+        assert self._names is not None
+        while self.position <= cookie:
+            named = await anext(self._names, None)
+            if named is None:
+                return None
+            self._recent.append(named)
+            self.position += 1
+        return self._recent[cookie - self.position]
 
     async def aclose(self) -> None:
         """End the walk through the tree."""
         if self._names is not None:
             await self._names.aclose()
-
-    def accept(self) -> None:
-        """The kernel has taken the last name."""
-        self._waiting = None
-
-    async def _advance(self) -> Listed | None:
-        assert self._names is not None
-        async for name, stored in self._names:
-            self.position += 1
-            # What an older tree says of a name may be over; then the present one is asked.
-            is_current = self._generation == self.node.backup.generation
-            found = await _attributes(self.node, name, stored if is_current else None)
-            if found is not None:
-                return Listed(name, found[0], found[1], self.position)
-        return None
 
 
 async def _names(directory: Node) -> AsyncGenerator[tuple[bytes, Entry | None]]:
@@ -80,11 +92,26 @@ async def _names(directory: Node) -> AsyncGenerator[tuple[bytes, Entry | None]]:
         yield name, None
     if live.base is None:
         return
-    async with aclosing(directory.backup.items(*directory_range(live.base))) as items:
+    # Directories come last: who walks the tree then reads files in the order of the keys.
+    found_directory = False
+    async for name, entry in _stored(directory, live.base):
+        if stat.S_ISDIR(entry.mode):
+            found_directory = True
+        elif name not in given:
+            yield name, entry
+    if not found_directory:
+        return
+    async for name, entry in _stored(directory, live.base):
+        if stat.S_ISDIR(entry.mode) and name not in given:
+            yield name, entry
+
+
+async def _stored(directory: Node, base: bytes) -> AsyncGenerator[tuple[bytes, Entry]]:
+    """The names that the tree holds."""
+    async with aclosing(directory.backup.items(*directory_range(base))) as items:
         async for key, entry in items:
             _, name = split_key(key)
-            if name not in given:
-                yield name, entry
+            yield name, entry
 
 
 async def _attributes(

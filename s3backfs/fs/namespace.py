@@ -60,8 +60,8 @@ async def make(
         FileSystemError: EEXIST, EROFS, ENOENT, ENAMETOOLONG.
     """
     await _check_free(parent, name)
-    await parent.backup.writable()
-    above = await _attributes(parent)
+    await _prepare(parent)
+    above = _present(parent)
     now_ns = time.time_ns()
     gid = caller.gid
     if above.mode & stat.S_ISGID:
@@ -100,10 +100,9 @@ async def unlink(parent: Node, name: bytes) -> Node:
         FileSystemError: ENOENT, EISDIR, EROFS.
     """
     node = await lookup(parent, name)
-    await parent.backup.writable()
     if node.is_directory:
         raise FileSystemError(errno.EISDIR)
-    await _attributes(parent)
+    await _prepare(parent, node)
     now_ns = time.time_ns()
     _drop_name(parent, name, node, now_ns)
     _note_names_changed(parent, now_ns)
@@ -121,7 +120,7 @@ async def rmdir(parent: Node, name: bytes) -> Node:
     check_directory(node)
     if not await parent.backup.is_empty(node):
         raise FileSystemError(errno.ENOTEMPTY)
-    await _attributes(parent)
+    await _prepare(parent, node)
     now_ns = time.time_ns()
     _drop_name(parent, name, node, now_ns)
     _note_names_changed(parent, now_ns, subdirectories=-1)
@@ -142,20 +141,20 @@ async def rename(parent: Node, name: bytes, new_parent: Node, new_name: bytes, f
     node = await lookup(parent, name)
     names = parent.backup.names
     other = await names.child(new_parent, new_name)
-    if other is not None:
-        await names.entry(other)
-    await parent.backup.writable()
     if flags & RENAME_EXCHANGE:
-        await _exchange(parent, name, node, new_parent, new_name, other)
+        if other is None:
+            raise FileSystemError(errno.ENOENT)
+        await _prepare(parent, new_parent, node, other)
+        _exchange(parent, name, node, new_parent, new_name, other)
         return
+    await parent.backup.writable()
     if other is node:
         return
     if other is not None:
         if flags & RENAME_NOREPLACE:
             raise FileSystemError(errno.EEXIST)
         await _check_replaceable(node, other)
-    await _attributes(parent)
-    await _attributes(new_parent)
+    await _prepare(parent, new_parent, node, *([other] if other is not None else []))
     _move(parent, name, node, new_parent, new_name, other)
 
 
@@ -170,15 +169,14 @@ async def link(node: Node, new_parent: Node, new_name: bytes) -> Node:
     await _check_free(new_parent, new_name)
     if node.content is not None and node.backup is not new_parent.backup:
         await node.content.settle()
-    await _attributes(node)
-    await new_parent.backup.writable()
-    await _attributes(new_parent)
     if node.backup is not new_parent.backup:
         return await _clone(node, new_parent, new_name)
+    await _prepare(node, new_parent)
     if node.link_id is None:
         await _make_group(node)
     elif node.link_id not in node.backup.names.links:
         raise FileSystemError(errno.ENOENT)
+    await _prepare(node, new_parent)
     _add_name(node, new_parent, new_name)
     return node
 
@@ -214,6 +212,25 @@ async def _attributes(node: Node) -> Entry:
     if entry is None:
         raise FileSystemError(errno.ESTALE)
     return entry
+
+
+async def _prepare(*nodes: Node) -> None:
+    """Wait until changes are allowed and the nodes' attributes are in memory, both at once.
+
+    Nothing may be awaited between this and the change: while a checkpoint lands, attributes
+    leave memory, and while they are loaded, the backup may be sealed.
+    """
+    while True:
+        for node in nodes:
+            await _attributes(node)
+        await nodes[0].backup.writable()
+        if all(node.entry is not None for node in nodes):
+            return
+
+
+def _present(node: Node) -> Entry:
+    assert node.entry is not None
+    return node.entry
 
 
 def link_count(node: Node, entry: Entry) -> int:
@@ -287,13 +304,9 @@ def _move(
     _note_names_changed(new_parent, now_ns, subdirectories=moved - replaced)
 
 
-async def _exchange(
-    parent: Node, name: bytes, node: Node, new_parent: Node, new_name: bytes, other: Node | None
+def _exchange(
+    parent: Node, name: bytes, node: Node, new_parent: Node, new_name: bytes, other: Node
 ) -> None:
-    if other is None:
-        raise FileSystemError(errno.ENOENT)
-    await _attributes(parent)
-    await _attributes(new_parent)
     names = parent.backup.names
     now_ns = time.time_ns()
     names.detach(parent, name, node)
@@ -340,6 +353,7 @@ async def _clone(node: Node, new_parent: Node, new_name: bytes) -> Node:
     """
     target: Backup = new_parent.backup
     source = await _attributes(node)
+    await _prepare(new_parent)
     target.note_base(node.backup)
     group = (node.backup.id, node.link_id) if node.link_id is not None else None
     joined = target.clones.get(group) if group else None

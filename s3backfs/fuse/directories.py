@@ -105,7 +105,6 @@ class Directories:
             if not pyfuse3.readdir_reply(token, listed.name, reply, cookie):
                 return
             node.lookups += 1
-            cursor.accept()
 
     async def _read_fixed(self, directory: _Handle, cookie: int, token: ReaddirToken) -> None:
         is_root = directory.number == pyfuse3.ROOT_INODE

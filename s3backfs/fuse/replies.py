@@ -18,6 +18,7 @@ FOREIGN_S = 5.0
 
 BLOCK_BYTES = 4096
 IO_BLOCK_BYTES = 128 * 1024
+STAT_BLOCK_BYTES = 512
 
 _CONTROL_TIME_NS = 0
 
@@ -26,6 +27,7 @@ def attributes(node: Node, entry: Entry) -> EntryAttributes:
     """What stat(2) shows of a node."""
     backup = node.backup
     timeout_s = FOREVER_S if backup.is_sealed or backup.is_own else FOREIGN_S
+    is_provisional = _is_provisional(node, entry)
     reply = EntryAttributes()
     reply.st_ino = node.number
     reply.st_mode = entry.mode
@@ -33,17 +35,31 @@ def attributes(node: Node, entry: Entry) -> EntryAttributes:
     reply.st_uid = entry.uid
     reply.st_gid = entry.gid
     reply.st_size = entry.size
-    reply.st_blocks = block_count(entry)
+    reply.st_blocks = _blocks(node, entry)
     reply.st_blksize = IO_BLOCK_BYTES
     reply.st_mtime_ns = entry.mtime_ns
     reply.st_atime_ns = entry.mtime_ns
     reply.st_ctime_ns = entry.ctime_ns
-    reply.attr_timeout = timeout_s
+    reply.attr_timeout = 0.0 if is_provisional else timeout_s
     # A backup's own name can be changed by other machines at any time.
     reply.entry_timeout = timeout_s if node.parent is not None or node.names else FOREIGN_S
     if entry.extra is not None:
         reply.st_rdev = entry.extra.rdev
     return reply
+
+
+def _is_provisional(node: Node, entry: Entry) -> bool:
+    """Whether st_blocks will be another number once what was written is stored."""
+    if node.content is not None and node.content.is_dirty:
+        return True
+    return entry.extra is not None and entry.extra.extent_tree is not None and bool(entry.extents)
+
+
+def _blocks(node: Node, entry: Entry) -> int:
+    """Blocks of 512 bytes; never 0 for a file that has data, or tar would take it for a hole."""
+    if node.content is None or not node.content.is_dirty:
+        return block_count(entry)
+    return -(-min(entry.size, node.content.allocated_bytes) // STAT_BLOCK_BYTES)
 
 
 def missing(timeout_s: float) -> EntryAttributes:

@@ -136,13 +136,14 @@ def with_extra(entry: Entry, extra: Extra) -> Entry:
 
 
 def allocated_bytes(entry: Entry) -> int:
-    """Count the bytes that are not holes."""
+    """Count the bytes that are not holes; where extents lie over a tree, at least so many."""
     if entry.inline is not None:
         return len(entry.inline)
     tree = extra_of(entry).extent_tree
-    if tree is not None:
-        return tree.allocated_bytes
-    return sum(extent.length for extent in entry.extents)
+    counted = sum(extent.length for extent in entry.extents if extent.content is not None)
+    if tree is None:
+        return counted
+    return min(entry.size, tree.allocated_bytes + counted) if counted else tree.allocated_bytes
 
 
 def block_count(entry: Entry) -> int:
