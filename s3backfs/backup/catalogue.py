@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import logging
 import secrets
@@ -350,10 +351,16 @@ def _found(keyring: Keyring, prefix: str, page: Iterable[Listed], is_sealed: boo
         try:
             name = keyring.decode_name(listed.key[len(prefix) :])
         except IntegrityError as error:
-            log.warning("%s is not a root of this repository: %s", listed.key, error)
+            _note_foreign(listed.key, str(error))
             continue
         found.append(Found(name, listed, is_sealed))
     return found
+
+
+@functools.lru_cache(maxsize=1000)
+def _note_foreign(key: str, why: str) -> None:
+    """Warn once of an object; every listing finds it again."""
+    log.warning("%s is not a root of this repository: %s", key, why)
 
 
 async def load_all(

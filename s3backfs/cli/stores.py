@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import trio
 
 from s3backfs.config import CreateConfig, Secret, StoreConfig
 from s3backfs.repository.opening import CreateOptions, create_repository, open_repository
+from s3backfs.store import retrying
 from s3backfs.store.around import WrappedStore
 from s3backfs.store.base import Store
 from s3backfs.store.location import parse_url
@@ -28,6 +30,8 @@ _CLOSING_DEADLINE_S = 10.0
 @asynccontextmanager
 async def opened_store(url: str, config: StoreConfig) -> AsyncIterator[Store]:
     """Hold a store open, with a few retries around it."""
+    # What ends the command says it too, and in one line.
+    logging.getLogger(retrying.__name__).setLevel(logging.ERROR)
     store = open_store(
         parse_url(url),
         endpoint_url=config.endpoint_url,

@@ -227,6 +227,6 @@ def _describe_transport(error: BaseException, place: Place) -> str:
         case boto.ConnectionClosedError():
             return f"{endpoint} closed the connection"
         case boto.SSLError():
-            return f"the TLS connection to {endpoint} failed"
+            return f"the TLS connection to {endpoint} failed: check the address and the certificate"
         case _:
             return f"the answer of {endpoint} broke off ({type(error).__name__})"
