@@ -45,7 +45,7 @@ from s3backfs.store.base import Store
 from s3backfs.store.counting import Counting
 from s3backfs.store.location import parse_url
 from s3backfs.store.open import open_store
-from s3backfs.store.retrying import Outage, Retrying
+from s3backfs.store.retrying import Impatient, Outage, Retrying
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +96,9 @@ class _Mount:
         async with _opened_store(self._config) as raw:
             counted = WrappedStore(raw, self._counting)
             # A person looks on: they hear soon that S3 is away. Later, writers wait for it.
+            patience_s = min(PATIENCE_S, self._config.retry_for_s)
             opened = await open_repository(
-                WrappedStore(counted, Retrying(min(PATIENCE_S, self._config.retry_for_s))),
+                WrappedStore(counted, Retrying(patience_s), Impatient(PATIENCE_S, location.url)),
                 passphrase,
                 must_be_encrypted=self._config.must_be_encrypted,
             )

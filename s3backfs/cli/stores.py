@@ -16,7 +16,6 @@ from s3backfs.store.around import WrappedStore
 from s3backfs.store.base import Store
 from s3backfs.store.location import parse_url
 from s3backfs.store.open import open_store
-from s3backfs.store.retrying import Retrying
 
 if TYPE_CHECKING:
     from s3backfs.backup.catalogue import BackupSummary
@@ -42,7 +41,9 @@ async def opened_store(url: str, config: StoreConfig) -> AsyncIterator[Store]:
         max_connections=config.connections,
     )
     try:
-        yield WrappedStore(store, Retrying(PATIENCE_S))
+        yield WrappedStore(
+            store, retrying.Retrying(PATIENCE_S), retrying.Impatient(PATIENCE_S, url)
+        )
     finally:
         with trio.move_on_after(_CLOSING_DEADLINE_S, shield=True):
             await store.aclose()

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import trio
 
-from s3backfs.errors import S3backfsError
+from s3backfs.errors import S3backfsError, UnavailableError
 from s3backfs.store.around import Request
 
 T = TypeVar("T")
@@ -122,6 +122,25 @@ class Retrying:
     def _tell(self) -> None:
         if self._on_change is not None:
             self._on_change(self._outage)
+
+
+class Impatient:
+    """A policy: take silence for an outage after `answer_within_s`, while a person looks on.
+
+    Only a request that reads is given up; one that writes may be under way, and is waited for.
+    """
+
+    def __init__(self, answer_within_s: float, url: str) -> None:
+        self._answer_within_s = answer_within_s
+        self._url = url
+
+    async def __call__(self, request: Request, act: Callable[[], Awaitable[T]]) -> T:
+        with trio.move_on_after(self._answer_within_s):
+            return await act()
+        raise UnavailableError(
+            f"{self._url}: no answer for {self._answer_within_s:.0f} s: check the endpoint's address,"
+            " and whether it is up",
+        )
 
 
 def _clock_text(moment_ns: int) -> str:

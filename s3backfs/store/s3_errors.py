@@ -217,9 +217,9 @@ def _describe_transport(error: BaseException, place: Place) -> str:
     endpoint = place.endpoint
     match error:
         case boto.ConnectTimeoutError():
-            return f"no connection to {endpoint} in time"
+            return f"no connection to {endpoint} in time: check the address, and whether it is up"
         case boto.ReadTimeoutError():
-            return f"{endpoint} did not answer in time"
+            return f"{endpoint} did not answer in time: check the address, and whether it is up"
         case boto.EndpointConnectionError():
             return f"cannot connect to {endpoint}: check the address, and whether it is up"
         case boto.ProxyConnectionError():
