@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 import msgspec
@@ -26,14 +27,25 @@ class ExtentReader:
 
     def __init__(self, nodes: RepositoryNodes, tree: ExtentTree) -> None:
         self._tree = Tree(top_of(tree), nodes.extents)
-        self._longest_bytes = nodes.repository.chunk_bounds.max_bytes
 
     async def touching(self, lo: int, hi: int) -> Sequence[Extent]:
         """The extents that have a byte in [lo, hi)."""
-        # No extent is longer than a chunk, so none that reaches into the range begins earlier.
-        first = max(0, lo - self._longest_bytes)
-        found = [extent async for _, extent in self._tree.items(extent_key(first), extent_key(hi))]
+        first = await self._last_until(extent_key(lo))
+        found = [extent async for _, extent in self._tree.items(first, extent_key(hi))]
         return [extent for extent in found if extent.end > lo]
+
+    async def _last_until(self, key: bytes) -> bytes:
+        """The key of the last extent that begins there or before: only this one may reach over."""
+        cursor = await self._tree.cursor(0)
+        if cursor is None:
+            return key
+        await cursor.seek(key)
+        node = await cursor.load()
+        number = bisect_right(node.keys, key)
+        if number == 0 and await cursor.previous():
+            node = await cursor.load()
+            number = len(node)
+        return node.keys[number - 1] if number else key
 
 
 def top_of(tree: ExtentTree) -> Top:
