@@ -138,7 +138,7 @@ class Impatient:
         with trio.move_on_after(self._answer_within_s):
             return await act()
         raise UnavailableError(
-            f"{self._url}: no answer for {self._answer_within_s:.0f} s: check the endpoint's address,"
+            f"{self._url}: no answer for {self._answer_within_s:.0f} s: check the endpoint,"
             " and whether it is up",
         )
 
