@@ -326,7 +326,7 @@ def new_root(repository: Repository, name: bytes) -> Root:
         sealed_ns=0,
         owner=owner,
         host=socket.gethostname(),
-        statistics=Statistics(),
+        statistics=Statistics(directories=1),
         top=None,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from s3backfs.format.refs import Ref
@@ -28,6 +28,10 @@ class RepositoryNodes:
             IntegrityError: it is damaged.
         """
         return await self.repository.reader.read_node(ref, decode)
+
+    def expect_nodes(self, refs: Sequence[Ref]) -> None:
+        """Let nodes that will be read soon come along with those that are read now."""
+        self.repository.reader.prefetch_nodes(refs)
 
     async def store_node(self, node: EncodedNode, base: Ref | None) -> Ref:
         """Store a node once, as a patch of `base` (or of its base) where that is smaller."""

@@ -89,7 +89,6 @@ def make_top(backup: Backup, mode: int, caller: Caller) -> None:
     backup.names.top.entry = Entry(
         mode=mode, uid=caller.uid, gid=caller.gid, mtime_ns=now_ns, ctime_ns=now_ns
     )
-    backup.tally.add(backup.names.top.entry)
     backup.names.touch(backup.names.top)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -19,11 +19,18 @@ T = TypeVar("T")
 INLINE_TOP_MAX_BYTES = 64 * 1024
 
 
+NODES_AHEAD = 24
+"""So many nodes of a level a walk announces."""
+
+
 class NodeStore(Protocol):
     """Where nodes are kept."""
 
     async def load_node(self, ref: Ref, decode: Callable[[bytes], T]) -> T:
         """Read a node and decode it; the decoded one may come from a cache."""
+
+    def expect_nodes(self, refs: Sequence[Ref]) -> None:
+        """Hear which nodes a walk will load soon."""
 
     async def store_node(self, node: EncodedNode, base: Ref | None) -> Ref:
         """Keep a node, perhaps as a patch of `base`, and say where; an equal one may be found."""
@@ -119,6 +126,15 @@ class Cursor(Generic[V]):
                 raise IntegrityError("a node ends with another key than its parent says")
             self._loaded = found
         return self._loaded
+
+    def expect(self, hi: bytes | None) -> None:
+        """Tell the store which nodes a walk up to `hi` will read after this one."""
+        if not self._path or self._loaded is not None:
+            return
+        node, number = self._path[-1]
+        end = len(node) if hi is None else bisect_left(node.keys, hi, number) + 1
+        following = node.values(number + 1, min(end, number + 1 + NODES_AHEAD))
+        self._nodes.store.expect_nodes([child.ref for child in following])
 
     async def seek(self, key: bytes) -> None:
         """Go to the node that holds `key` or would; the last one if the key is behind all."""

@@ -92,6 +92,7 @@ class Tree(Generic[V]):
             return
         await cursor.seek(lo)
         while True:
+            cursor.expect(hi)
             node = await cursor.load()
             first = bisect_left(node.keys, lo)
             last = len(node) if hi is None else bisect_left(node.keys, hi)

@@ -41,6 +41,8 @@ class FetchLimits:
     gap_bytes: int = 256 * 1024
     """Reading over this much that nobody wants is cheaper than another request."""
     total_bytes: int = 8 * 1024 * 1024
+    wanted_share: float = 0.5
+    """A longer gap is read over too, while so much of the whole is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +60,53 @@ def plan_fetch(wanted: Frame, hints: Iterable[Frame], limits: FetchLimits) -> Fe
     It grows to the end of the pack first, then to the beginning. A wanted frame above the limits
     comes alone; without hints it always does.
     """
-    taken = {wanted}
-    first, end = wanted.offset, wanted.end
-    near = [hint for hint in hints if hint.pack_id == wanted.pack_id and hint.kind == wanted.kind]
-    for hint in sorted(near, key=lambda frame: frame.offset):
-        if hint.offset < first:
-            continue
-        if not _fits(hint.offset - end, max(end, hint.end) - first, limits):
-            break
-        taken.add(hint)
-        end = max(end, hint.end)
-    for hint in sorted(near, key=lambda frame: frame.end, reverse=True):
-        if hint.offset >= first:
-            continue
-        if not _fits(first - hint.end, max(end, hint.end) - hint.offset, limits):
-            break
-        taken.add(hint)
-        first, end = hint.offset, max(end, hint.end)
-    frames = tuple(sorted(taken, key=lambda frame: (frame.offset, frame.end)))
-    return Fetch(first, end - first, frames)
+    near = {hint for hint in hints if hint.pack_id == wanted.pack_id and hint.kind == wanted.kind}
+    near.discard(wanted)
+    span = _Span(limits, wanted.offset, wanted.end, wanted.length, [wanted])
+    span.grow(sorted((hint for hint in near if hint.offset >= wanted.offset), key=_offset))
+    before = (hint for hint in near if hint.offset < wanted.offset)
+    span.grow(sorted(before, key=_end, reverse=True))
+    return Fetch(span.first, span.end - span.first, tuple(sorted(span.frames, key=_both)))
 
 
-def _fits(gap_bytes: int, total_bytes: int, limits: FetchLimits) -> bool:
-    return gap_bytes <= limits.gap_bytes and total_bytes <= limits.total_bytes
+@dataclass(slots=True)
+class _Span:
+    """A range of a pack that grows frame by frame."""
+
+    limits: FetchLimits
+    first: int
+    end: int
+    wanted_bytes: int
+    frames: list[Frame]
+
+    def grow(self, candidates: Iterable[Frame]) -> None:
+        """Take frames, nearest first, up to the first that does not fit.
+
+        Beyond a long gap that one frame does not pay for, several together may.
+        """
+        waiting: list[Frame] = []
+        first, end, wanted_bytes = self.first, self.end, self.wanted_bytes
+        for frame in candidates:
+            gap_bytes = max(frame.offset - end, first - frame.end)
+            first, end = min(first, frame.offset), max(end, frame.end)
+            if end - first > self.limits.total_bytes:
+                return
+            wanted_bytes += frame.length
+            waiting.append(frame)
+            is_dense = wanted_bytes >= (end - first) * self.limits.wanted_share
+            if is_dense or (gap_bytes <= self.limits.gap_bytes and len(waiting) == 1):
+                self.first, self.end, self.wanted_bytes = first, end, wanted_bytes
+                self.frames.extend(waiting)
+                waiting = []
+
+
+def _offset(frame: Frame) -> int:
+    return frame.offset
+
+
+def _end(frame: Frame) -> int:
+    return frame.end
+
+
+def _both(frame: Frame) -> tuple[int, int]:
+    return frame.offset, frame.end

@@ -36,7 +36,7 @@ class NothingInFlight:
 class FrameSource:
     """Gets frames; one GET brings neighbours that were hinted at, and serves all who want them.
 
-    Frames that came along and are not asked for yet are kept `spare`, up to a limit.
+    Frames are kept `spare`, up to a limit, whether they came along or were asked for.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class FrameSource:
         return self._inflight.peek(frame.pack_id, frame.offset, frame.length)
 
     def _at_hand(self, frame: Frame) -> Buffer | None:
-        return self._spare.pop(frame) or self._peek(frame)
+        return self._spare.get(frame) or self._peek(frame)
 
     def _promised(self, frame: Frame) -> Promise[Buffer]:
         return self._flights.find(frame) or self._start(frame)
@@ -164,9 +164,9 @@ class FrameSource:
             self._hand_over(frame, promise, data)
 
     def _hand_over(self, frame: Frame, promise: Promise[Buffer], data: Buffer) -> None:
-        if not promise.waiting_count:
-            # A copy: a view would keep the whole answer in memory.
-            self._spare.put(frame, bytes(data), frame.length)
+        # A copy: a view would keep the whole answer in memory. It stays for those who want the
+        # frame again when its plaintext, several times as long, has left the cache of chunks.
+        self._spare.put(frame, bytes(data), frame.length)
         promise.keep(data)
 
 

@@ -132,7 +132,7 @@ async def open_for_mount(
             limits = ReaderLimits(
                 cpu_threads=threads,
                 ahead_bytes=options.memory_bytes // 8,
-                spare_bytes=options.memory_bytes // 16,
+                spare_bytes=options.memory_bytes // 4,
             )
             async with Reader(store, keyring, caches, writer, limits) as reader:
                 if identity is not None:

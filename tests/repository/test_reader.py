@@ -299,7 +299,8 @@ async def test_chunks_are_kept_within_the_memory_limit() -> None:
     """A chunk that was pushed out is fetched again; one that was not is not."""
     bench = new_bench()
     refs = await stored(bench, *texts(4))
-    async with reading(bench, memory_bytes=160_000) as reader:
+    limits = ReaderLimits(spare_bytes=0)
+    async with reading(bench, memory_bytes=160_000, limits=limits) as reader:
         for ref in refs:
             await reader.read(ref, 0, 1)
         bench.watching.forget()
