@@ -119,7 +119,13 @@ class _Mount:
         config = self._config
         live = LiveNodes(repository.keyring)
         nodes = RepositoryNodes(repository)
-        catalogue = Catalogue(nodes, live, is_read_only=config.is_read_only, only=config.backup)
+        catalogue = Catalogue(
+            nodes,
+            live,
+            is_read_only=config.is_read_only,
+            may_forget=config.allow_forget,
+            only=config.backup,
+        )
         await catalogue.refresh(is_forced=True)
         await catalogue.take_over_own(is_forced=config.take_over)
         files = Files(repository)
@@ -128,7 +134,7 @@ class _Mount:
             live=live,
             catalogue=catalogue,
             files=files,
-            root=RootDirectory(catalogue, files, may_forget=config.allow_forget),
+            root=RootDirectory(catalogue),
             control=ControlFiles(lambda: self._verbs.status_json()),
             is_read_only=config.is_read_only,
         )

@@ -47,6 +47,7 @@ class Backup:
         self.slot = slot
         self.is_own = is_own
         self.is_removed = False
+        self.may_be_forgotten = False
         self.generation = 0
         self.failure: S3backfsError | None = None
         self.tally = Tally.of(held.root.statistics)
@@ -99,6 +100,14 @@ class Backup:
     def is_own_open(self) -> bool:
         """Whether this mount may write it."""
         return self.is_own and not self.is_sealed and not self.is_removed
+
+    @property
+    def may_be_hidden(self) -> bool:
+        """Whether names of this sealed backup may be hidden, as `rm -rf` does before it forgets it.
+
+        Hiding changes memory alone: after a remount, or on another machine, all is there again.
+        """
+        return self.may_be_forgotten and self.is_sealed and not self.is_removed
 
     @property
     def has_changes(self) -> bool:

@@ -43,6 +43,8 @@ from s3backfs.store.base import Listed, Store
 
 log = logging.getLogger(__name__)
 
+TRASH_PREFIX = "trash/"
+
 REFRESH_S = 5.0
 """How old the picture of other machines' backups may be."""
 
@@ -76,6 +78,7 @@ class Catalogue:
         live: LiveNodes,
         *,
         is_read_only: bool,
+        may_forget: bool = False,
         only: bytes | None = None,
     ) -> None:
         self.nodes = nodes
@@ -84,6 +87,7 @@ class Catalogue:
         self.damaged: dict[bytes, S3backfsError] = {}
         self._live = live
         self._is_read_only = is_read_only
+        self._may_forget = may_forget and not is_read_only
         self._only = only
         self._slots: dict[int, Backup] = {}
         self._refreshed_s = -REFRESH_S
@@ -148,6 +152,7 @@ class Catalogue:
     def _add(self, held: HeldRoot, *, is_own: bool) -> Backup:
         slot = self._free_slot(held.root.slot)
         backup = Backup(self.nodes, self._live, held, slot, is_own=is_own)
+        backup.may_be_forgotten = self._may_forget
         self._slots[slot] = backup
         self.backups[held.root.name] = backup
         return backup
@@ -193,6 +198,20 @@ class Catalogue:
     async def drop(self, backup: Backup) -> None:
         """Remove one's own open backup for good."""
         self._check_writable()
+        await self.repository.store.delete([backup.held.key])
+        self._forget(backup.name)
+
+    async def forget(self, backup: Backup) -> None:
+        """Move a sealed backup's root to the trash, from where it can be brought back.
+
+        Raises:
+            FileSystemError: EROFS on a read-only mount.
+        """
+        self._check_writable()
+        encoded = backup.held.key.removeprefix(SEALED_PREFIX)
+        await self.repository.store.copy(
+            backup.held.key, f"{TRASH_PREFIX}{time.time_ns()}/{encoded}"
+        )
         await self.repository.store.delete([backup.held.key])
         self._forget(backup.name)
 

@@ -1,4 +1,4 @@
-"""Root objects: reading them, and replacing one's own without ever losing a newer one."""
+"""Root objects: where they are, and reading them."""
 
 from __future__ import annotations
 
@@ -67,84 +67,14 @@ async def load_root(store: Store, keyring: Keyring, key: str) -> HeldRoot:
     return HeldRoot(root, key, fetched.etag)
 
 
-async def create_open_root(repository: Repository, root: Root) -> HeldRoot:
-    """Store the first root of a new open backup.
+async def load_copy(store: Store, keyring: Keyring, copy: Copy) -> Root:
+    """Read a copy of an open root.
 
     Raises:
-        RepositoryExistsError: somebody else has taken the name.
+        ObjectMissingError: it is not there.
+        IntegrityError: it is damaged, or is not what its key says.
     """
-    key = open_key(repository, root.name)
-    try:
-        return await _put(repository, key, root, IfAbsent())
-    except PreconditionFailedError as error:
-        raise RepositoryExistsError("another writer has just taken this name") from error
-
-
-async def store_open_root(repository: Repository, held: HeldRoot, root: Root) -> HeldRoot:
-    """Replace the root of an open backup that this writer owns.
-
-    Raises:
-        OwnershipLostError: another writer has taken the backup over.
-    """
-    condition: Condition = IfMatch(held.etag) if held.etag else IfAbsent()
-    if repository.store.has_conditional_put is False:
-        await _check_owner(repository, held.key, root)
-    try:
-        return await _put(repository, held.key, root, condition)
-    except PreconditionFailedError as error:
-        raise OwnershipLostError(
-            "this open backup was taken over or removed by another writer"
-        ) from error
-
-
-async def store_sealed_root(repository: Repository, root: Root) -> HeldRoot:
-    """Create the root of a sealed backup; it is never replaced.
-
-    Raises:
-        RepositoryExistsError: there is a sealed backup of this name.
-    """
-    key = sealed_key(repository, root.name)
-    sealed: Root = msgspec.structs.replace(root, state=BackupState.SEALED)
-    try:
-        return await _put(repository, key, sealed, IfAbsent())
-    except PreconditionFailedError as error:
-        raise RepositoryExistsError("there is a sealed backup of this name already") from error
-
-
-async def _check_owner(repository: Repository, key: str, root: Root) -> None:
-    """Where conditions are not enforced, look before writing."""
-    try:
-        current = (await load_root(repository.store, repository.keyring, key)).root
-    except ObjectMissingError:
-        if root.owner.sequence <= 1:
-            return
-        raise OwnershipLostError("the root of this open backup was removed") from None
-    same_backup = current.backup_id == root.backup_id
-    if not same_backup or current.owner.epoch > root.owner.epoch:
-        raise OwnershipLostError("this open backup was taken over by another writer")
-
-
-async def _put(repository: Repository, key: str, root: Root, condition: Condition) -> HeldRoot:
-    """Write a root with a fresh nonce; after a failed condition its own nonce means success."""
-    if repository.store.has_conditional_put is None:
-        await repository.store.probe(f"leases/{repository.writer_id.hex()}/probe")
-    owner = msgspec.structs.replace(root.owner, nonce=secrets.token_bytes(ID_BYTES))
-    root = msgspec.structs.replace(root, owner=owner)
-    data = encode_root(repository.keyring, key, root)
-    try:
-        stored = await repository.store.put(key, data, condition=condition)
-    except PreconditionFailedError:
-        # An answer that was lost and sent again looks like this too.
-        held = await _load_own(repository, key, owner.nonce)
-        if held is None:
-            raise
-        return held
-    return HeldRoot(root, key, stored.etag)
-
-
-async def _load_own(repository: Repository, key: str, nonce: bytes) -> HeldRoot | None:
-    try:
-        held = await load_root(repository.store, repository.keyring, key)
-    except (ObjectMissingError, IntegrityError):
-        return None
-    return held if held.root.owner.nonce == nonce else None
+    root = decode_root(keyring, copy.key, (await store.get(copy.key)).data)
+    if root.repository_id != keyring.repository_id or Copy.of(root) != copy:
+        raise IntegrityError("the copy of a root is not what its key says", key=copy.key)
+    return root

@@ -101,6 +101,9 @@ async def unlink(parent: Node, name: bytes) -> Node:
     node = await lookup(parent, name)
     if node.is_directory:
         raise FileSystemError(errno.EISDIR)
+    if parent.backup.may_be_hidden:
+        parent.backup.names.detach(parent, name, node)
+        return node
     await _prepare(parent, node)
     now_ns = time.time_ns()
     _drop_name(parent, name, node, now_ns)
@@ -115,10 +118,14 @@ async def rmdir(parent: Node, name: bytes) -> Node:
         FileSystemError: ENOENT, ENOTDIR, ENOTEMPTY, EROFS.
     """
     node = await lookup(parent, name)
-    await parent.backup.writable()
     check_directory(node)
+    if not parent.backup.may_be_hidden:
+        await parent.backup.writable()
     if not await parent.backup.is_empty(node):
         raise FileSystemError(errno.ENOTEMPTY)
+    if parent.backup.may_be_hidden:
+        parent.backup.names.detach(parent, name, node)
+        return node
     await _prepare(parent, node)
     now_ns = time.time_ns()
     _drop_name(parent, name, node, now_ns)
@@ -147,11 +154,11 @@ async def rename(parent: Node, name: bytes, new_parent: Node, new_name: bytes, f
         _exchange(parent, name, node, new_parent, new_name, other)
         return
     await parent.backup.writable()
+    if other is not None and flags & RENAME_NOREPLACE:
+        raise FileSystemError(errno.EEXIST)
     if other is node:
         return
     if other is not None:
-        if flags & RENAME_NOREPLACE:
-            raise FileSystemError(errno.EEXIST)
         await _check_replaceable(node, other)
     await _prepare(parent, new_parent, node, *([other] if other is not None else []))
     _move(parent, name, node, new_parent, new_name, other)

@@ -12,7 +12,6 @@ from s3backfs.backup.catalogue import Catalogue
 from s3backfs.backup.node import Node
 from s3backfs.errors import FileSystemError
 from s3backfs.fs.caller import Caller
-from s3backfs.fs.files import Files
 from s3backfs.fs.namespace import NAME_MAX_BYTES, RENAME_NOREPLACE, make_top
 from s3backfs.manifest.entry import Entry
 
@@ -24,10 +23,8 @@ CONTROL_NAME = b".s3backfs"
 class RootDirectory:
     """Names at the root are backups; everything else is refused with a hint."""
 
-    def __init__(self, catalogue: Catalogue, files: Files, *, may_forget: bool) -> None:
+    def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._files = files
-        self._may_forget = may_forget
 
     async def lookup(self, name: bytes) -> Node:
         """Find a backup's top directory.
@@ -74,13 +71,16 @@ class RootDirectory:
         return backup.names.top
 
     async def remove(self, name: bytes) -> Node:
-        """Drop one's own open backup, if it is empty.
+        """Drop one's own open backup, if it is empty; forget a sealed one, if that is allowed.
 
         Raises:
             FileSystemError: ENOTEMPTY, EROFS or EPERM for what may not go, ENOENT.
         """
         top = await self.lookup(name)
         backup = top.backup
+        if backup.may_be_hidden:
+            await self._catalogue.forget(backup)
+            return top
         if backup.is_sealed:
             raise FileSystemError(errno.EROFS)
         if not backup.is_own_open:

@@ -1,0 +1,110 @@
+"""What stands beside the roots where a store does not enforce conditions.
+
+    leases/<writer>/open/<backup id>-<epoch>-<sequence>    a copy of an open root
+    leases/<writer>/names/<name>                           a claim: the writer is taking this name
+
+Each copy has a key of its own and is stored before its root, so that no late or lost request can
+bring an older state back: the copy with the highest (epoch, sequence) is the state.
+Source: docs/design.md, "Ownership".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from s3backfs.format.root import Root
+from s3backfs.repository.leases import LEASES_PREFIX
+from s3backfs.store.base import Listed, Store
+
+_COPY = re.compile(r"leases/([0-9a-f]{32})/open/([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{16})")
+_CLAIM = re.compile(r"leases/([0-9a-f]{32})/names/([^/]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The key of a copy says all that is needed to choose one."""
+
+    writer: bytes
+    backup_id: bytes
+    epoch: int
+    sequence: int
+
+    @classmethod
+    def of(cls, root: Root) -> Copy:
+        """The copy of a root by its present owner."""
+        owner = root.owner
+        return cls(owner.writer, root.backup_id, owner.epoch, owner.sequence)
+
+    @property
+    def key(self) -> str:
+        """The object's key."""
+        return (
+            f"{LEASES_PREFIX}{self.writer.hex()}/open/"
+            f"{self.backup_id.hex()}-{self.epoch:016x}-{self.sequence:016x}"
+        )
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """Grows with every state of a backup."""
+        return self.epoch, self.sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A writer is taking a name; `modified_ns` by the store's clock."""
+
+    writer: bytes
+    name: str
+    modified_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """One listing of `leases/`."""
+
+    copies: tuple[Copy, ...] = ()
+    claims: tuple[Claim, ...] = ()
+
+    def of_backup(self, backup_id: bytes) -> list[Copy]:
+        """All copies of one backup."""
+        return [copy for copy in self.copies if copy.backup_id == backup_id]
+
+    def newest(self) -> dict[bytes, Copy]:
+        """The newest copy of each backup; of equals, which cannot be, the one of the highest id."""
+        found: dict[bytes, Copy] = {}
+        for copy in self.copies:
+            known = found.get(copy.backup_id)
+            if known is None or (copy.age, copy.writer) > (known.age, known.writer):
+                found[copy.backup_id] = copy
+        return found
+
+
+def claim_key(writer: bytes, encoded_name: str) -> str:
+    """The key of a claim."""
+    return f"{LEASES_PREFIX}{writer.hex()}/names/{encoded_name}"
+
+
+async def list_beside(store: Store) -> Beside:
+    """List copies and claims.
+
+    Raises:
+        StoreError: the store would not list.
+    """
+    found: list[Listed] = []
+    async for page in store.list(LEASES_PREFIX):
+        found.extend(page)
+    return _beside(found)
+
+
+def _beside(found: Iterable[Listed]) -> Beside:
+    copies, claims = [], []
+    for listed in found:
+        if match := _COPY.fullmatch(listed.key):
+            writer, backup_id, epoch, sequence = match.groups()
+            ids = bytes.fromhex(writer), bytes.fromhex(backup_id)
+            copies.append(Copy(*ids, int(epoch, 16), int(sequence, 16)))
+        elif match := _CLAIM.fullmatch(listed.key):
+            claims.append(Claim(bytes.fromhex(match[1]), match[2], listed.modified_ns))
+    return Beside(tuple(copies), tuple(claims))

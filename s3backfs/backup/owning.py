@@ -1,0 +1,319 @@
+"""Storing roots: an open backup has one owner, whatever the network does.
+
+Where conditions are proven, each root is put over the very one that was put or read before.
+Where they are not, a copy is put first, and a listing of all copies afterwards shows whether
+another writer has raised the epoch: of two writers that meet, at least one sees the other.
+Source: docs/design.md, "Ownership".
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from contextlib import suppress
+
+import msgspec
+import trio
+
+from s3backfs.backup.copies import Copy, claim_key, list_beside
+from s3backfs.backup.roots import HeldRoot, load_copy, load_root, open_key, sealed_key
+from s3backfs.errors import (
+    IntegrityError,
+    ObjectMissingError,
+    OwnershipLostError,
+    PreconditionFailedError,
+    RepositoryBusyError,
+    RepositoryExistsError,
+    S3backfsError,
+)
+from s3backfs.format.refs import ID_BYTES
+from s3backfs.format.root import BackupState, Root, encode_root
+from s3backfs.repository.repository import Repository
+from s3backfs.store.base import Condition, IfAbsent, IfMatch
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 4
+CLAIM_S = 60.0
+"""A claim that is older was left by a writer that is gone."""
+CLAIM_PAUSE_S = 0.5
+_NS = 1_000_000_000
+
+
+class RootWriter:
+    """Stores the roots of this mount's own backups."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._store = repository.store
+        # Roots that were sent and not answered; they may be there, and they are ours.
+        self._unanswered: dict[bytes, set[bytes]] = {}
+        self._sequences: dict[bytes, int] = {}
+
+    # -- open roots --------------------------------------------------------------------------
+
+    async def create(self, root: Root) -> HeldRoot:
+        """Store the first root of an open backup under its name.
+
+        Raises:
+            RepositoryExistsError: somebody else has taken the name.
+        """
+        key, root = open_key(self._repository, root.name), self._next(root)
+        if await self._is_conditional():
+            try:
+                return await self._put(key, root, IfAbsent())
+            except PreconditionFailedError as error:
+                raise RepositoryExistsError("another writer has just taken this name") from error
+        claim = await self._claim(root.name)
+        try:
+            await self._check_absent(key)
+            if root.state == BackupState.OPEN:
+                await self._check_absent(sealed_key(self._repository, root.name))
+            return await self._put(key, root, None)
+        finally:
+            await self._remove([claim])
+
+    async def replace(self, held: HeldRoot, root: Root) -> HeldRoot:
+        """Store the next root of an open backup that this writer owns.
+
+        Raises:
+            OwnershipLostError: another writer has taken the backup over, or removed it.
+        """
+        root = self._next(root)
+        if await self._is_conditional():
+            return await self._replace_if(held, root, "taken over or removed by another writer")
+        await self._check_present(held)
+        await self._check_epochs(root)
+        await self._put_copy(root)
+        stored = await self._put(held.key, root, None)
+        await self._remove(await self._check_epochs(root))
+        return stored
+
+    async def take_over(self, held: HeldRoot) -> HeldRoot:
+        """Become the owner of an open backup, by a higher epoch.
+
+        Raises:
+            OwnershipLostError: another writer was faster; look again.
+            RepositoryBusyError: its owner is sealing it at this moment.
+        """
+        if await self._is_conditional():
+            root = self._next(self._raised(held.root, held.root.owner.epoch + 1))
+            return await self._replace_if(held, root, "changed by another writer just now")
+        await self._check_present(held)
+        root, others = await self._outbid(held.root)
+        stored = await self._put(held.key, root, None)
+        await self._remove([copy.key for copy in others])
+        return stored
+
+    async def remove(self, held: HeldRoot) -> None:
+        """Remove an open root and its copies.
+
+        Raises:
+            StoreError: the root could not be removed.
+        """
+        await self._store.delete([held.key])
+        if not await self._is_conditional():
+            with suppress(S3backfsError):
+                copies = (await list_beside(self._store)).of_backup(held.root.backup_id)
+                await self._remove([copy.key for copy in copies])
+
+    async def _replace_if(self, held: HeldRoot, root: Root, why: str) -> HeldRoot:
+        condition = IfMatch(held.etag) if held.etag else IfAbsent()
+        try:
+            return await self._put(held.key, root, condition)
+        except PreconditionFailedError as error:
+            raise OwnershipLostError(f"this open backup was {why}") from error
+
+    # -- sealed roots ------------------------------------------------------------------------
+
+    async def decide_seal(self, held: HeldRoot, root: Root) -> HeldRoot:
+        """Store a sealed state in the place of the open one: from here on nothing can change it.
+
+        Raises:
+            RepositoryExistsError: there is another sealed backup of this name; nothing is decided.
+            OwnershipLostError: another writer has taken the backup over.
+        """
+        with suppress(ObjectMissingError):
+            await self._sealed_alike(root)
+        sealed: Root = msgspec.structs.replace(root, state=BackupState.SEALED)
+        return await self.replace(held, sealed)
+
+    async def complete_seal(self, decided: HeldRoot) -> HeldRoot:
+        """Store the sealed root in its own place, and remove the open one.
+
+        Raises:
+            RepositoryExistsError: there is another sealed backup of this name.
+        """
+        stored = await self.create_sealed(decided.root)
+        await self._try_to_remove(decided)
+        return stored
+
+    async def create_sealed(self, root: Root) -> HeldRoot:
+        """Create the root of a sealed backup; it is never replaced.
+
+        Raises:
+            RepositoryExistsError: there is another sealed backup of this name.
+        """
+        with suppress(ObjectMissingError):
+            # Another attempt may have stored it already.
+            return await self._sealed_alike(root)
+        is_conditional = await self._is_conditional()
+        try:
+            condition = IfAbsent() if is_conditional else None
+            return await self._put(sealed_key(self._repository, root.name), root, condition)
+        except PreconditionFailedError as error:
+            raise RepositoryExistsError("there is a sealed backup of this name already") from error
+
+    async def _sealed_alike(self, root: Root) -> HeldRoot:
+        key = sealed_key(self._repository, root.name)
+        held = await load_root(self._store, self._repository.keyring, key)
+        if held.root.backup_id != root.backup_id:
+            raise RepositoryExistsError("there is a sealed backup of this name already")
+        return held
+
+    async def _try_to_remove(self, held: HeldRoot) -> None:
+        try:
+            await self.remove(held)
+        except S3backfsError as error:
+            log.info("%s could not be removed, which does no harm: %s", held.key, error)
+
+    # -- parts -------------------------------------------------------------------------------
+
+    async def _is_conditional(self) -> bool:
+        store = self._store
+        if store.has_conditional_put is None:
+            await store.probe(f"leases/{self._repository.writer_id.hex()}/probe")
+        return bool(store.has_conditional_put)
+
+    def _next(self, root: Root) -> Root:
+        """Give a root a sequence and a nonce that no root before has had."""
+        backup_id, owner = root.backup_id, root.owner
+        sequence = max(owner.sequence, self._sequences.get(backup_id, 0)) + 1
+        self._sequences[backup_id] = sequence
+        owner = msgspec.structs.replace(
+            owner, sequence=sequence, nonce=secrets.token_bytes(ID_BYTES)
+        )
+        return msgspec.structs.replace(root, owner=owner)
+
+    def _raised(self, root: Root, epoch: int) -> Root:
+        owner = msgspec.structs.replace(
+            root.owner, epoch=epoch, writer=self._repository.writer_id
+        )
+        return msgspec.structs.replace(root, owner=owner)
+
+    async def _put(self, key: str, root: Root, condition: Condition) -> HeldRoot:
+        """Write a root; where a condition fails because of an own root, it is put over that."""
+        data = encode_root(self._repository.keyring, key, root)
+        unanswered = self._unanswered.setdefault(root.backup_id, set())
+        unanswered.add(root.owner.nonce)
+        for _ in range(ATTEMPTS):
+            try:
+                stored = await self._store.put(key, data, condition=condition)
+            except PreconditionFailedError:
+                held = await self._load_own(key, unanswered)
+                if held is None:
+                    raise
+                if held.root.owner.nonce != root.owner.nonce:
+                    condition = IfMatch(held.etag)
+                    continue
+            else:
+                held = HeldRoot(root, key, stored.etag)
+            unanswered.clear()
+            return held
+        raise PreconditionFailedError("the root changes again and again", key=key)
+
+    async def _load_own(self, key: str, nonces: set[bytes]) -> HeldRoot | None:
+        """What is there, if this writer has put it."""
+        try:
+            held = await load_root(self._store, self._repository.keyring, key)
+        except (ObjectMissingError, IntegrityError):
+            return None
+        return held if held.root.owner.nonce in nonces else None
+
+    async def _remove(self, keys: list[str]) -> None:
+        """Remove what is of no use any more; left over it does no harm."""
+        if keys:
+            with suppress(S3backfsError):
+                await self._store.delete(keys)
+
+    # -- where conditions are not proven -----------------------------------------------------
+
+    async def _put_copy(self, root: Root) -> Copy:
+        copy = Copy.of(root)
+        await self._store.put(copy.key, encode_root(self._repository.keyring, copy.key, root))
+        return copy
+
+    async def _check_present(self, held: HeldRoot) -> None:
+        if held.is_unstored:
+            return
+        try:
+            await self._store.head(held.key)
+        except ObjectMissingError:
+            raise OwnershipLostError("the root of this open backup was removed") from None
+
+    async def _check_epochs(self, root: Root) -> list[str]:
+        """Make sure that nobody has raised the epoch, and return the keys of older copies."""
+        copies = (await list_beside(self._store)).of_backup(root.backup_id)
+        if any(copy.epoch > root.owner.epoch for copy in copies):
+            raise OwnershipLostError("this open backup was taken over by another writer")
+        return [copy.key for copy in copies if copy.age < Copy.of(root).age]
+
+    async def _outbid(self, base: Root) -> tuple[Root, list[Copy]]:
+        """Put a copy of the newest state with a higher epoch than anybody else has."""
+        backup_id = base.backup_id
+        copies = (await list_beside(self._store)).of_backup(backup_id)
+        epoch = max([base.owner.epoch, *(copy.epoch for copy in copies)]) + 1
+        for _ in range(ATTEMPTS):
+            root = self._next(self._raised(base, epoch))
+            mine = await self._put_copy(root)
+            copies = (await list_beside(self._store)).of_backup(backup_id)
+            others = [copy for copy in copies if copy != mine]
+            rivals = [copy for copy in others if copy.epoch >= epoch and copy.writer != mine.writer]
+            newer = [copy for copy in others if base_age(base) < copy.age < (epoch, 0)]
+            if not newer and not rivals:
+                return root, others
+            await self._remove([mine.key])
+            if rivals:
+                raise OwnershipLostError("another writer takes this open backup over just now")
+            newest = max(newer, key=lambda copy: copy.age)
+            base = await load_copy(self._store, self._repository.keyring, newest)
+            if base.state == BackupState.SEALED:
+                raise RepositoryBusyError("the owner of this open backup is sealing it just now")
+        raise OwnershipLostError("the owner of this open backup is writing it")
+
+    async def _claim(self, name: bytes) -> str:
+        """Announce that this writer takes a name; of those that meet, at most one goes on.
+
+        Raises:
+            RepositoryExistsError: another writer is taking it.
+        """
+        writer, encoded = self._repository.writer_id, self._repository.keyring.encode_name(name)
+        key = claim_key(writer, encoded)
+        stored = await self._store.put(key, b"claim")
+        oldest_ns = stored.server_time_ns - int(CLAIM_S * _NS)
+        for _ in range(ATTEMPTS):
+            claims = (await list_beside(self._store)).claims
+            rivals = [
+                claim.writer
+                for claim in claims
+                if claim.name == encoded and claim.writer != writer
+                if claim.modified_ns >= oldest_ns
+            ]
+            if not rivals:
+                return key
+            if max(rivals) > writer:
+                break
+            # The others withdraw.
+            await trio.sleep(CLAIM_PAUSE_S)
+        await self._remove([key])
+        raise RepositoryExistsError("another writer is taking this name")
+
+    async def _check_absent(self, key: str) -> None:
+        with suppress(ObjectMissingError):
+            await self._store.head(key)
+            raise RepositoryExistsError("another writer has just taken this name")
+
+
+def base_age(root: Root) -> tuple[int, int]:
+    """The (epoch, sequence) of a root."""
+    return root.owner.epoch, root.owner.sequence

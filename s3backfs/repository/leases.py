@@ -1,0 +1,129 @@
+"""Leases: by them a writer says that it is alive.
+
+    leases/<writer>/lease     stored at mount, and again every third of its duration
+
+Nobody compares clocks of machines: how old a lease is tell the store's own `Date` and the time at
+which it says the object was written.
+Source: docs/format.md, "Leases".
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import trio
+
+from s3backfs.errors import IntegrityError, ObjectMissingError, S3backfsError
+from s3backfs.format.keys import Keyring
+from s3backfs.format.lease import Lease, decode_lease, encode_lease
+from s3backfs.store.base import Store
+
+log = logging.getLogger(__name__)
+
+LEASES_PREFIX = "leases/"
+
+LEASE_S = 600.0
+"""How long a writer that is not heard of counts as alive."""
+
+LONGEST_LEASE_S = 24 * 3600.0
+"""No lease holds longer, whatever it says of itself."""
+
+_CLOSING_S = 10.0
+_NS = 1_000_000_000
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def lease_key(writer: bytes) -> str:
+    """The key of a writer's lease."""
+    return f"{LEASES_PREFIX}{writer.hex()}/lease"
+
+
+class WriterLease:
+    """The lease of this mount."""
+
+    def __init__(
+        self, store: Store, keyring: Keyring, writer: bytes, *, duration_s: float = LEASE_S
+    ) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._key = lease_key(writer)
+        self._duration_s = duration_s
+        self._lease = Lease(
+            repository_id=keyring.repository_id,
+            writer=writer,
+            host=socket.gethostname(),
+            boot_id=_boot_id(),
+            process_id=os.getpid(),
+            started_ns=0,
+            renewed_ns=0,
+            sequence=secrets.randbits(32) << 16,
+            duration_ms=int(duration_s * 1000),
+        )
+        self.expires_ns = 0
+        """By the store's clock; 0 before the first answer, or where the store tells no time."""
+
+    async def renew(self) -> None:
+        """Store the lease anew.
+
+        Raises:
+            StoreError: it could not be stored; the last one holds on.
+        """
+        lease = msgspec.structs.replace(self._lease, sequence=self._lease.sequence + 1)
+        stored = await self._store.put(self._key, encode_lease(self._keyring, self._key, lease))
+        now_ns = stored.server_time_ns
+        started_ns = lease.started_ns or now_ns
+        self._lease = msgspec.structs.replace(lease, started_ns=started_ns, renewed_ns=now_ns)
+        self.expires_ns = now_ns + int(self._duration_s * _NS) if now_ns else 0
+
+    async def keep(self) -> None:
+        """Store the lease at once and then every third of its duration, until cancelled."""
+        while True:
+            try:
+                await self.renew()
+            except S3backfsError as error:
+                log.warning("the lease of this mount could not be renewed: %s", error)
+            await trio.sleep(self._duration_s / 3)
+
+    async def end(self) -> None:
+        """Remove the lease: nothing of this writer is under way any more."""
+        with trio.move_on_after(_CLOSING_S, shield=True), suppress(S3backfsError):
+            await self._store.delete([self._key])
+
+
+async def has_run_out(store: Store, keyring: Keyring, writer: bytes) -> bool:
+    """Whether a writer is gone: it has ended its lease, or not renewed it for too long.
+
+    A lease that cannot be read, or a store that tells no time, leaves it alive.
+
+    Raises:
+        StoreError: the store would not say.
+    """
+    key = lease_key(writer)
+    try:
+        listed = await store.head(key)
+        fetched = await store.get(key)
+        lease = decode_lease(keyring, key, fetched.data)
+    except ObjectMissingError:
+        return True
+    except IntegrityError as error:
+        log.warning("the lease of another writer cannot be read, it counts as alive: %s", error)
+        return False
+    if lease.is_dead:
+        return True
+    if not listed.modified_ns or not fetched.server_time_ns:
+        return False
+    duration_ns = int(min(lease.duration_ms / 1000, LONGEST_LEASE_S) * _NS)
+    return fetched.server_time_ns - listed.modified_ns > duration_ns
+
+
+def _boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
