@@ -35,6 +35,7 @@ from s3backfs.fs.root import RootDirectory
 from s3backfs.fs.timer import run_checkpoints
 from s3backfs.fs.verbs import Condition, Finish, Verbs, finish_backups
 from s3backfs.fuse.door import Door
+from s3backfs.fuse.place import is_on_top
 from s3backfs.fuse.polling import poll_before_sleeping
 from s3backfs.memory import bound_allocator
 from s3backfs.repository.opening import open_repository
@@ -82,6 +83,7 @@ class _Mount:
         self._counting = Counting()
         self._keep_open = config.keep_open
         self._is_signalled = False
+        self._device: int | None = None
         self._torn: set[bytes] = set()
         self._finished = trio.Event()
         self._finish = Finish()
@@ -146,7 +148,7 @@ class _Mount:
     async def _serve(self, filesystem: FileSystem, on_ready: Callable[[], None]) -> None:
         config = self._config
         runtime_dir = make_private_dir(config.runtime_dir)
-        with _mounted(filesystem, config):
+        with _mounted(filesystem, config, self._is_on_top):
             poll_before_sleeping()
             async with trio.open_nursery() as nursery:
                 control = socket_path(config.mountpoint, runtime_dir)
@@ -155,7 +157,7 @@ class _Mount:
                 nursery.start_soon(self._run_timer, timer)
                 await nursery.start(self._watch_signals)
                 nursery.start_soon(self._run_loop)
-                await _wait_until_it_answers(config)
+                self._device = await _wait_until_it_answers(config)
                 log.info("%s is mounted on %s", config.url, config.mountpoint)
                 on_ready()
                 await self._ended.wait()
@@ -218,7 +220,7 @@ class _Mount:
         """
         keep_open_before, self._keep_open = self._keep_open, self._keep_open or keep_open
         try:
-            await trio.to_thread.run_sync(_unmount, self._config)
+            await trio.to_thread.run_sync(self._unmount)
         except MountpointError:
             self._keep_open = keep_open_before
             raise
@@ -227,6 +229,26 @@ class _Mount:
         # Another mount namespace, or files open in a mount that was detached, may still hold it.
         self._end()
 
+    def _is_on_top(self) -> bool:
+        """Whether unmounting by path would reach this mount and nothing else."""
+        return self._device is None or is_on_top(self._config.mountpoint, self._device)
+
+    def _unmount(self) -> None:
+        """Take the mount out of the tree; it may be out of it already.
+
+        Raises:
+            MountpointError: it is busy.
+        """
+        if not self._is_on_top():
+            return
+        done = _run_unmount(self._config, lazily=False)
+        if done.returncode and self._is_on_top():
+            text = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["?"]
+            raise MountpointError(
+                f"{self._config.mountpoint} cannot be unmounted ({text[0]}); close what is open "
+                "there (see: fuser -vm) and try again"
+            )
+
     # -- the end -----------------------------------------------------------------------------
 
     async def _shut_down(self) -> None:
@@ -234,7 +256,7 @@ class _Mount:
         self._condition.state = "finishing"
         notify_service("STOPPING=1")
         log.info("finishing: %s", self._verbs.progress_line())
-        if self._is_signalled:
+        if self._is_signalled and self._is_on_top():
             await trio.to_thread.run_sync(_unmount_lazily, self._config)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._verbs.tell_progress, self._log_progress)
@@ -290,8 +312,8 @@ def _repository_options(config: MountConfig, parameters: Parameters) -> Reposito
 
 
 @contextlib.contextmanager
-def _mounted(filesystem: FileSystem, config: MountConfig) -> Any:
-    """Hold the mount; whatever happens it is gone afterwards."""
+def _mounted(filesystem: FileSystem, config: MountConfig, is_on_top: Callable[[], bool]) -> Any:
+    """Hold the mount; whatever happens it is gone afterwards, and no other one is."""
     options = {"default_permissions", *config.fuse_options}
     options |= {"fsname=" + config.url, "subtype=s3backfs"}
     try:
@@ -304,29 +326,15 @@ def _mounted(filesystem: FileSystem, config: MountConfig) -> Any:
     try:
         yield
     finally:
-        pyfuse3.close(unmount=True)
+        pyfuse3.close(unmount=is_on_top())
 
 
-async def _wait_until_it_answers(config: MountConfig) -> None:
+async def _wait_until_it_answers(config: MountConfig) -> int:
+    """Wait, and return the number of the mount's device."""
     try:
-        await trio.to_thread.run_sync(os.stat, config.mountpoint)
+        return (await trio.to_thread.run_sync(os.stat, config.mountpoint)).st_dev
     except OSError as error:
         raise MountpointError(f"{config.mountpoint} does not answer: {error.strerror}") from error
-
-
-def _unmount(config: MountConfig) -> None:
-    """Take the mount out of the tree.
-
-    Raises:
-        MountpointError: it is busy.
-    """
-    done = _run_unmount(config, lazily=False)
-    if done.returncode and os.path.ismount(config.mountpoint):
-        text = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["unknown error"]
-        raise MountpointError(
-            f"{config.mountpoint} cannot be unmounted ({text[0]}); close what is open there "
-            "(see: fuser -vm) and try again"
-        )
 
 
 def _unmount_lazily(config: MountConfig) -> None:

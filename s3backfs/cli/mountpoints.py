@@ -123,6 +123,9 @@ def prepare_mountpoint(mountpoint: Path) -> bool:
     Raises:
         MountpointError: missing, no directory, not ours to mount on, or mounted already.
     """
+    if mountpoint == Path("/"):
+        # Nothing could see it, and to unmount "/" is to take away what is below.
+        raise MountpointError("/ cannot be a mount point; give another directory")
     mount = find_mount(mountpoint)
     if mount is not None and not is_dead(mountpoint):
         raise MountpointError(f"{mount.source} is mounted on {mountpoint} already")

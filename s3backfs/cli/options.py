@@ -70,12 +70,12 @@ url_argument = click.argument("url", envvar=URL_VARIABLE)
 # fmt: off
 _FUSE_FLAGS = frozenset([
     "allow_other", "allow_root", "auto_unmount", "default_permissions", "dev", "nodev", "suid",
-    "nosuid", "exec", "noexec", "atime", "noatime", "diratime", "nodiratime", "sync", "async",
-    "dirsync",
+    "nosuid", "exec", "noexec", "atime", "noatime", "sync", "async", "dirsync",
 ])
 _FSTAB_WORDS = frozenset([
     "defaults", "rw", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner",
     "group", "relatime", "norelatime", "strictatime", "lazytime", "comment",
+    "diratime", "nodiratime",
 ])
 # fmt: on
 
@@ -101,7 +101,7 @@ def split_mount_options(values: Iterable[str], own_names: Collection[str]) -> Mo
         known = "read-only" if name == "ro" else name.replace("_", "-")
         if known in own_names:
             own.append((known, value if equals else None))
-        elif (name in _FUSE_FLAGS and not equals) or (name == "max_read" and value.isdecimal()):
+        elif name in _FUSE_FLAGS and not equals:
             fuse.append(word)
         elif name not in _FSTAB_WORDS and not name.startswith("x-"):
             raise ConfigurationError(f"-o {word}: unknown mount option (see s3backfs mount --help)")

@@ -107,14 +107,14 @@ def test_mount_defaults(tmp_path: Path) -> None:
 
 def test_mount_options(tmp_path: Path) -> None:
     """`-o` takes this command's options and those of FUSE; words for fstab alone are dropped."""
-    words = "rw,noauto,x-systemd.automount,_netdev,allow_other,nodev,max_read=65536"
+    words = "rw,noauto,x-systemd.automount,_netdev,allow_other,nodev,nodiratime"
     config = config_of(
         "s3://bucket/p",
         str(tmp_path),
         *("-o", words),
         *("-o", "keep_open,cache-size=4G,compression=zstd:9,path-style,backup=web1"),
     )
-    assert config.fuse_options == ("allow_other", "nodev", "max_read=65536")
+    assert config.fuse_options == ("allow_other", "nodev")
     assert (config.keep_open, config.cache_bytes) == (True, 4 * GIB)
     assert (config.compression, config.backup) == (Compression(9), b"web1")
     assert config.store.path_style is True
