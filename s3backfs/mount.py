@@ -58,6 +58,9 @@ CLOSING_DEADLINE_S = 10.0
 LETTING_GO_S = 5.0
 """How long the kernel may take to end the connection after the mount is gone."""
 
+_BARE_ENVIRONMENT = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+"""What `umount` needs to know: no credentials are handed on."""
+
 PATIENCE_S = 15.0
 """How long mounting waits for an S3 that is away."""
 
@@ -348,7 +351,7 @@ def _run_unmount(config: MountConfig, *, lazily: bool) -> subprocess.CompletedPr
     else:
         flags = ["-u", "-z"] if lazily else ["-u"]
         command = ["fusermount3", *flags, "--", os.fspath(config.mountpoint)]
-    return subprocess.run(command, capture_output=True, check=False)
+    return subprocess.run(command, capture_output=True, check=False, env=_BARE_ENVIRONMENT)
 
 
 __all__ = ["S3backfsError", "run_mount"]

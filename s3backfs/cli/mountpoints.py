@@ -111,7 +111,12 @@ def unmount_lazily(mountpoint: Path) -> None:
     """
     command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
     ended = subprocess.run(
-        [*command, "--", str(mountpoint)], capture_output=True, text=True, check=False
+        [*command, "--", str(mountpoint)],
+        capture_output=True,
+        text=True,
+        check=False,
+        # The credentials in the environment are none of its business.
+        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
     )
     if ended.returncode != 0:
         raise MountpointError(f"cannot unmount {mountpoint}: {' '.join(ended.stderr.split())}")
