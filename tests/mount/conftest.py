@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.mounts import Machine
+from tests.mount.trees import differences
+from tests.mounts import Machine, Mount
 from tests.servers import Server, rclone_server
 
 
@@ -41,3 +44,69 @@ def other(tmp_path: Path, machine: Machine) -> Machine:
     home = tmp_path / "other"
     home.mkdir()
     return Machine(home, machine.url, machine.environment)
+
+
+@dataclass
+class Shared:
+    """One mount for many tests; what they compared is compared again on another machine."""
+
+    mount: Mount
+    other: Machine
+    compared: list[tuple[Path, Path]] = field(default_factory=list)
+
+    def new_backup(self) -> Path:
+        """Begin a backup."""
+        path = self.mount.path / uuid.uuid4().hex
+        path.mkdir()
+        return path
+
+    def seal(self, backup: Path) -> None:
+        """Make a backup immutable."""
+        self.mount.machine.run("seal", str(backup))
+
+    def differences(self, source: Path, path: Path) -> str:
+        """What differs from `source`; both must stay as they are now."""
+        self.compared.append((source, path))
+        return differences(source, path)
+
+    def differences_elsewhere(self) -> str:
+        """What another machine reads differently of all that was compared so far."""
+        self.mount.machine.run("sync", str(self.mount.path))
+        compared, self.compared = self.compared, []
+        with self.other.mounted("--read-only") as mount:
+            paths = [mount.path / path.relative_to(self.mount.path) for _, path in compared]
+            return "".join(
+                differences(source, path) for (source, _), path in zip(compared, paths, strict=True)
+            )
+
+
+@pytest.fixture(scope="session")
+def shared(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """A mount for all tests that need none of their own; other users may enter it."""
+    url = f"s3://{server.make_bucket(f'shared-{uuid.uuid4().hex}')}/shared"
+    homes = [tmp_path_factory.mktemp(name) for name in ("writer", "reader")]
+    writer, reader = (Machine(home, url, server.environment) for home in homes)
+    writer.run("init", url)
+    with writer.mounted("-o", "allow_other") as mount:
+        for path in list(mount.path.parents)[:3]:
+            path.chmod(0o755)
+        yield Shared(mount, reader)
+
+
+@pytest.fixture
+def backup(shared: Shared) -> Path:
+    """An open backup with nothing in it."""
+    return shared.new_backup()
+
+
+@pytest.fixture(scope="session")
+def sealed(shared: Shared) -> Path:
+    """A sealed backup with a little of everything."""
+    path = shared.new_backup()
+    (path / "dir" / "empty").mkdir(parents=True)
+    (path / "file").write_bytes(b"content")
+    os.setxattr(path / "file", "user.name", b"value")
+    os.link(path / "file", path / "second name")
+    os.symlink("file", path / "link")
+    shared.seal(path)
+    return path

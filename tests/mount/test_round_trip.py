@@ -2,61 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.mount.trees import differences, make_tree, rsync
 from tests.mounts import Machine
 
 pytestmark = pytest.mark.mount
-
-
-def rsync(*arguments: str) -> str:
-    done = subprocess.run(
-        ["rsync", *arguments], check=True, capture_output=True, text=True, timeout=90
-    )
-    return done.stdout
-
-
-def differences(left: Path, right: Path) -> str:
-    """What rsync would change to make `right` like `left`: every byte and attribute counts."""
-    return rsync(
-        "-naHAX",
-        "--numeric-ids",
-        "--checksum",
-        "--delete",
-        "--itemize-changes",
-        f"{left}/",
-        f"{right}/",
-    )
-
-
-def make_tree(top: Path) -> None:
-    """Some of everything that a file system can hold."""
-    top.mkdir()
-    (top / "empty").touch()
-    (top / "tiny").write_bytes(b"tiny\n")
-    (top / "small").write_bytes(os.urandom(5_000))
-    (top / "large").write_bytes(os.urandom(3 << 20) + bytes(9 << 20) + os.urandom(1 << 20))
-    (top / "dir" / "deep" / "deeper").mkdir(parents=True)
-    (top / "dir" / "linked").write_bytes(b"linked" * 400)
-    os.link(top / "dir" / "linked", top / "dir" / "deep" / "second name")
-    os.symlink("../somewhere/else", top / "dir" / "link")
-    os.symlink("x" * 3000, top / "dir" / "long link")
-    os.mkfifo(top / "dir" / "fifo")
-    os.mknod(top / "dir" / "device", 0o600 | 0o020000, os.makedev(1, 3))
-    (top / os.fsdecode(b"not \xff utf8")).write_bytes(b"name")
-    (top / ("n" * 255)).write_bytes(b"long name")
-    os.setxattr(top / "tiny", "user.small", b"value")
-    os.setxattr(top / "small", "user.large", os.urandom(3000))
-    os.chmod(top / "small", 0o4711)
-    os.chown(top / "tiny", 1234, 2345)
-    subprocess.run(["setfacl", "-m", "u:1:rwx,g:2:r", str(top / "small")], check=True)
-    subprocess.run(["setfacl", "-d", "-m", "u:1:rwx", str(top / "dir")], check=True)
-    os.utime(top / "tiny", ns=(1, 1_234_567_890_123_456_789))
-    os.utime(top / "dir", ns=(1, 987_654_321_000_000_007))
 
 
 def test_every_byte_and_attribute_comes_back(
