@@ -1,10 +1,8 @@
 """Read a repository by docs/format.md alone: nothing of the package s3backfs is imported here.
 
-    S3BACKFS_PASSPHRASE=... python tests/independent_reader.py REPOSITORY_DIR
-    S3BACKFS_PASSPHRASE=... python tests/independent_reader.py REPOSITORY_DIR BACKUP PATH > out
+    S3BACKFS_PASSPHRASE=... python tests/independent_reader.py REPOSITORY_DIR [BACKUP PATH > out]
 
-The first form lists the backups, the second one writes the content of a file (or the target of
-a symbolic link). It proves that the document is enough to get the data back.
+Lists the backups, or writes the content of a file (of a symbolic link: its target).
 """
 
 from __future__ import annotations
@@ -18,51 +16,25 @@ import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import argon2.low_level
-import msgspec
-import zstandard
+from argon2.low_level import Type, hash_secret_raw
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from msgspec.msgpack import decode as unpack
+from zstandard import DICT_TYPE_RAWCONTENT, ZstdCompressionDict, ZstdDecompressor
+from zstandard import frame_content_size as content_size
 
 DATA, META, ROOT = 1, 2, 3
-ROOMS = {DATA: "data", META: "meta"}
-unpack = msgspec.msgpack.decode
-
-
-class Refused(Exception):
-    """What is there cannot be used."""
-
-
-class Ref(NamedTuple):
-    pack: bytes
-    epoch: int
-    offset: int
-    frame_length: int
-    chunk_length: int
-    slice_offset: int
-    slice_length: int
-    id: bytes
-    base: Ref | None
-
-
-class Found(NamedTuple):
-    """An entry, and the sources of its leaf."""
-
-    entry: list[Any]
-    sources: list[Ref]
-
-    @property
-    def extra(self) -> dict[str, Any]:
-        return self.entry[9] or {}
+Ref = tuple[Any, ...]
+Found = tuple[list[Any], list[Ref]]  # an entry and the sources of its leaf
 
 
 def check(condition: bool, what: str) -> None:
     if not condition:
-        raise Refused(what)
+        raise SystemExit(what)
 
 
 def hkdf(master: bytes, info: bytes, length: int, salt: bytes = b"") -> bytes:
@@ -76,95 +48,86 @@ def canonical(value: dict[str, Any], *without: str) -> bytes:
 
 def load_json(path: Path) -> dict[str, Any]:
     text = path.read_bytes()
-    value = json.loads(text)
-    check(value["product"] == "s3backfs", f"{path}: not of this product")
+    value: dict[str, Any] = json.loads(text)
     check(value["format"] <= 1, f"{path}: needs a newer program")
-    check(canonical(value) == text, f"{path}: damaged: not in canonical form")
+    check((value["product"], canonical(value)) == ("s3backfs", text), f"{path}: damaged")
     return value
 
 
 def read_body(body: bytes, length: int, base: bytes | None) -> bytes:
     codec, payload = body[0], body[1:]
     if codec != 0:
-        size = zstandard.get_frame_parameters(payload).content_size
-        check(codec in (1, 2) and size == length, "damaged body")
-        raw = zstandard.DICT_TYPE_RAWCONTENT
-        known = zstandard.ZstdCompressionDict(base, dict_type=raw) if codec == 2 else None
-        unpacker = zstandard.ZstdDecompressor(dict_data=known)
+        check(codec in (1, 2) and content_size(payload) == length, "damaged: body")
+        known = ZstdCompressionDict(base, dict_type=DICT_TYPE_RAWCONTENT) if codec == 2 else None
+        unpacker = ZstdDecompressor(dict_data=known)
         payload = unpacker.decompress(payload, max_output_size=length, allow_extra_data=False)
-    check(len(payload) == length, "damaged body: length")
+    check(len(payload) == length, "damaged: length of a body")
     return payload
 
 
 class Repository:
     def __init__(self, top: Path, passphrase: bytes) -> None:
-        self.top = top
-        self.json = load_json(top / "repository.json")
+        self.top, self.json = top, load_json(top / "repository.json")
         check(not self.json["requires"], "repository.json: needs a newer program")
         self.is_clear = self.json["encryption"] == "none"
-        epoch = self.json["epoch"]
-        clear = self.json["master"]
-        newest = base64.b64decode(clear) if self.is_clear else self.open_slots(passphrase)
+        newest = base64.b64decode(self.json["master"] or "") or self.open_slots(passphrase)
         mac = blake3(canonical(self.json, "mac"), key=hkdf(newest, b"s3backfs 1 parameters", 32))
         check(mac.hexdigest() == self.json["mac"], "repository.json: damaged: mac")
-        self.masters = {epoch: newest}
+        self.masters = {self.json["epoch"]: newest}
         for older in sorted(self.json["older"], key=lambda row: -row["epoch"]):
             key = hkdf(self.masters[older["epoch"] + 1], b"s3backfs 1 older master", 64)
             wrapped, bound = base64.b64decode(older["wrapped"]), struct.pack("<I", older["epoch"])
             self.masters[older["epoch"]] = AESSIV(key).decrypt(wrapped, [bound])
         self.id = hkdf(self.masters[0], b"s3backfs 1 repository id", 16)
-        check(self.id.hex() == self.json["repository"], "repository.json: another id")
+        check(self.id.hex() == self.json["repository"], "repository.json: damaged: id")
 
     def open_slots(self, passphrase: bytes) -> bytes:
         for path in sorted((self.top / "keys").iterdir()):
             slot = load_json(path)
-            digest = blake3(canonical(slot, "digest")).hexdigest()
-            check(digest == slot["digest"], f"{path.name}: damaged: digest")
-            mine = slot["repository"] == self.json["repository"]
-            if slot["kind"] != "passphrase" or not mine:
+            intact = blake3(canonical(slot, "digest")).hexdigest() == slot["digest"]
+            ours = (slot["kind"], slot["repository"]) == ("passphrase", self.json["repository"])
+            if not (intact and ours):
                 continue
-            cost = slot["argon2id"]
-            lanes, memory, passes = cost["lanes"], cost["memory_kib"], cost["passes"]
+            lanes, memory, passes = (slot["argon2id"][k] for k in ("lanes", "memory_kib", "passes"))
             sane = 1 <= lanes <= 16 and 8 * lanes <= memory <= 1 << 20 and 1 <= passes <= 16
-            check(sane, f"{path.name}: damaged: argon2id")
-            salt, kind = base64.b64decode(slot["salt"]), argon2.low_level.Type.ID
-            secret = argon2.low_level.hash_secret_raw(
-                passphrase, salt, passes, memory, lanes, 32, kind, 0x13
-            )
+            check(sane, f"{path}: damaged: argon2id")
+            salt = base64.b64decode(slot["salt"])
+            secret = hash_secret_raw(passphrase, salt, passes, memory, lanes, 32, Type.ID, 0x13)
             commitment = hkdf(secret, b"s3backfs 1 slot commitment", 32)
             if commitment == base64.b64decode(slot["commitment"]):
                 key, wrapped = hkdf(secret, b"s3backfs 1 slot key", 32), slot["wrapped"]
                 sealed, bound = base64.b64decode(wrapped), canonical(slot, "wrapped", "digest")
                 return AESGCM(key).decrypt(sealed[:12], sealed[12:], bound)
-        raise Refused("wrong passphrase")
+        raise SystemExit("no key slot opens with this passphrase")
 
     def open_frame(self, keys: bytes, frame: bytes, bound: bytes) -> bytes:
         if not self.is_clear:
             return AESGCM(keys[:32]).decrypt(frame[:12], frame[12:], bound)
-        check(blake3(bound + frame[16:]).digest()[:16] == frame[:16], "damaged frame")
+        check(blake3(bound + frame[16:]).digest()[:16] == frame[:16], "damaged: frame")
         return frame[16:]
 
-    def load_single(self, object_key: str, kind: int) -> bytes:
-        data = (self.top / object_key).read_bytes()
-        magic, version, its_kind, epoch, length = struct.unpack("<4sBBII", data[:14])
-        check(version <= 1, f"{object_key}: needs a newer program")
-        check((magic, version, its_kind) == (b"s3bk", 1, kind), f"{object_key}: damaged header")
-        info = b"s3backfs 1 object " + bytes([kind]) + object_key.encode()
-        bound = b"s3bk" + bytes([1, kind]) + object_key.encode()
-        keys = hkdf(self.masters[epoch], info, 64)
-        return read_body(self.open_frame(keys, data[14:], bound), length, None)
+    def load_root(self, object_key: str) -> dict[str, Any]:
+        data, where = (self.top / object_key).read_bytes(), object_key.encode()
+        *header, epoch, length = struct.unpack("<4sBBII", data[:14])
+        check(header[1] <= 1, f"{object_key}: needs a newer program")
+        check(header == [b"s3bk", 1, ROOT], f"{object_key}: damaged: header")
+        keys = hkdf(self.masters[epoch], b"s3backfs 1 object " + bytes([ROOT]) + where, 64)
+        body = self.open_frame(keys, data[14:], b"s3bk" + bytes([1, ROOT]) + where)
+        root: dict[str, Any] = unpack(read_body(body, length, None))
+        right = (self.name_of(object_key.split("/")[1]), self.id)
+        check((root["name"], root["repository_id"]) == right, f"{object_key}: damaged: name")
+        return root
 
     @functools.lru_cache(maxsize=64)  # noqa: B019
     def load(self, ref: Ref, kind: int) -> bytes:
-        with (self.top / ROOMS[kind] / ref.pack.hex()).open("rb") as pack:
-            pack.seek(ref.offset)
-            frame = pack.read(ref.frame_length)
-        info = b"s3backfs 1 pack " + bytes([kind])
-        bound = b"s3bk" + bytes([1, kind]) + ref.pack + struct.pack("<Q", ref.offset)
-        body = self.open_frame(hkdf(self.masters[ref.epoch], info, 64, ref.pack), frame, bound)
-        base = self.load(ref.base, kind) if ref.base else None
-        chunk = read_body(body, ref.chunk_length, base)
-        return chunk[ref.slice_offset : ref.slice_offset + ref.slice_length]
+        pack_id, epoch, offset, frame_length, chunk_length, start, length, _, base = ref
+        pack = self.top / {DATA: "data", META: "meta"}[kind] / pack_id.hex()
+        frame = pack.read_bytes()[offset : offset + frame_length]
+        keys = hkdf(self.masters[epoch], b"s3backfs 1 pack " + bytes([kind]), 64, pack_id)
+        bound = b"s3bk" + bytes([1, kind]) + pack_id + struct.pack("<Q", offset)
+        body = self.open_frame(keys, frame, bound)
+        chunk = read_body(body, chunk_length, self.load(base, kind) if base else None)
+        return chunk[start : start + length]
 
     def name_of(self, text: str) -> bytes:
         if self.is_clear:
@@ -174,87 +137,62 @@ class Repository:
         return AESSIV(key).decrypt(sealed, [b"s3bk backup name"])
 
     def backups(self) -> dict[bytes, dict[str, Any]]:
-        """The roots by name; a sealed one counts more than an open one."""
-        found = {}
-        for room in ("open", "backups"):
-            for path in sorted((self.top / room).glob("*")):
-                root = unpack(self.load_single(f"{room}/{path.name}", ROOT))
-                right = (self.name_of(path.name), self.id)
-                check((root["name"], root["repository_id"]) == right, f"{path}: another root")
-                found[root["name"]] = root
-        return found
+        paths = [path for room in ("open", "backups") for path in (self.top / room).glob("*")]
+        roots = (self.load_root(f"{path.parent.name}/{path.name}") for path in paths)
+        return {root["name"]: root for root in roots}
 
     def walk(self, root: dict[str, Any], goal: bytes = b"") -> Iterator[tuple[bytes, Found]]:
-        """All entries by key; with a goal just the leaf where it is if it is anywhere."""
-        if (top := root["top"]) is not None:
-            node = top["inline"] or self.load(make_ref(top["ref"]), META)
+        """All entries by key; with a goal those of the one leaf that may have it."""
+        if top := root["top"]:
+            *ref, base = top["ref"] or [None]
+            ref = (*ref, base and (*base[:8], None))
+            node = self.load(ref, META) if top["ref"] else top["inline"]
             for body, sources in self.leaves(node, top["height"], goal):
                 for prefix, entries in body:
-                    for entry in entries:
-                        yield prefix + b"\0" + entry[0], Found(entry, sources)
+                    yield from ((prefix + b"\0" + entry[0], (entry, sources)) for entry in entries)
 
     def leaves(self, node: bytes, height: int, goal: bytes) -> Iterator[tuple[Any, list[Ref]]]:
         _, its_height, packs, rows, body = unpack(node)
-        check(its_height == height, "damaged node")
-        sources = [self.source(row, packs, rows) for row in rows]
-        if height == 0:
-            yield body, sources
-            return
-        children = [row for row in body if row[0] >= goal]
+        check(its_height == height, "damaged: height of a node")
+        plain: list[Ref] = [(*packs[row[0]], *row[1:7], None) for row in rows] + [None]
+        sources = [(*packs[row[0]], *row[1:7], plain[row[7]]) for row in rows]
+        children = [row for row in body if row[0] >= goal] if height else []
         for _, row, _ in children[:1] if goal else children:
             yield from self.leaves(self.load(sources[row], META), height - 1, goal)
-
-    def source(self, row: list[Any], packs: list[Any], rows: list[Any]) -> Ref:
-        base = self.source(rows[row[7]], packs, rows) if row[7] >= 0 else None
-        return Ref(*packs[row[0]], *row[1:7], base)
+        if not height:
+            yield body, sources
 
     def find(self, root: dict[str, Any], path: bytes) -> Found:
         *above, name = path.split(b"/")
-        found = self.find_key(root, b"".join(part + b"\0" for part in above) + b"\0" + name)
-        link = found.extra.get("l")
-        return self.find_key(root, b"\0\0" + link) if link else found
-
-    def find_key(self, root: dict[str, Any], goal: bytes) -> Found:
-        for key, found in self.walk(root, goal):
-            if key == goal:
-                return found
-        raise Refused("no such file")
+        key = b"".join(part + b"\0" for part in above) + b"\0" + name
+        found = dict(self.walk(root, key))[key]
+        link = (found[0][9] or {}).get("l")
+        return dict(self.walk(root, b"\0\0" + link))[b"\0\0" + link] if link else found
 
     def content(self, found: Found) -> Iterator[bytes]:
-        size, inline, extents, at = found.entry[6], found.entry[7], found.entry[8], 0
-        parts = [(extents, found.sources)]
-        if inline is not None:
-            yield inline
-            at = len(inline)
-        if tree := found.extra.get("e"):
-            parts = list(self.leaves(self.load(found.sources[tree[0]], META), tree[1], b""))
-        for rows, sources in parts:
+        (*_, size, inline, extents, extra), sources = found
+        tree = (extra or {}).get("e")
+        at, node = len(inline or b""), self.load(sources[tree[0]], META) if tree else b""
+        yield inline or b""
+        for rows, refs in self.leaves(node, tree[1], b"") if tree else [(extents, sources)]:
             for offset, length, row, start in rows:
-                yield bytes(offset - at)
-                yield self.load(sources[row], DATA)[start : start + length]
+                yield bytes(offset - at) + self.load(refs[row], DATA)[start : start + length]
                 at = offset + length
         yield bytes(max(0, size - at))
 
     def xattrs(self, found: Found) -> dict[bytes, bytes]:
-        row = found.extra.get("y", -1)
-        return unpack(self.load(found.sources[row], DATA)) if row >= 0 else dict(found.extra["x"])
-
-
-def make_ref(row: list[Any]) -> Ref:
-    return Ref(*row[:8], make_ref(row[8]) if row[8] else None)
+        extra, row = found[0][9] or {}, (found[0][9] or {}).get("y")
+        return dict(extra.get("x", [])) if row is None else unpack(self.load(found[1][row], DATA))
 
 
 def main(directory: str, *which: str) -> None:
-    passphrase = os.environb.get(b"S3BACKFS_PASSPHRASE", b"")
-    repository = Repository(Path(directory), passphrase)
+    repository = Repository(Path(directory), os.environb.get(b"S3BACKFS_PASSPHRASE", b""))
     backups = repository.backups()
     if not which:
-        for name, root in sorted(backups.items()):
-            print(root["state"], os.fsdecode(name))
-        return
-    backup, path = map(os.fsencode, which)
-    for piece in repository.content(repository.find(backups[backup], path)):
-        sys.stdout.buffer.write(piece)
+        print(*sorted(f"{os.fsdecode(k)} {root['state']}" for k, root in backups.items()), sep="\n")
+    for path in which[1:]:
+        found = repository.find(backups[os.fsencode(which[0])], os.fsencode(path))
+        sys.stdout.buffer.writelines(repository.content(found))
 
 
 if __name__ == "__main__":

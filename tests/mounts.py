@@ -23,6 +23,7 @@ class Machine:
     home: Path
     url: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    passphrase: str | None = PASSPHRASE
 
     def variables(self) -> dict[str, str]:
         """What the command finds in its environment."""
@@ -36,7 +37,7 @@ class Machine:
             "XDG_CACHE_HOME": str(self.home / "cache"),
             "XDG_STATE_HOME": str(self.home / "state"),
             "XDG_RUNTIME_DIR": str(self.home),
-            "S3BACKFS_PASSPHRASE": PASSPHRASE,
+            **({} if self.passphrase is None else {"S3BACKFS_PASSPHRASE": self.passphrase}),
             "S3BACKFS_REPOSITORY": self.url,
         }
 

@@ -64,7 +64,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 class Statistics(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a backup holds (counts and `logical_bytes`), and what storing it took.
 
-    `entries` counts names without the top's own; `hard_links` those beyond the first of a file.
+    `entries` counts the manifest's, with the top directory's own and the link records.
     """
 
     entries: U63 = 0
