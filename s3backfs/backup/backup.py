@@ -7,8 +7,8 @@ import logging
 import os
 import stat
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 
 import trio
 
@@ -18,10 +18,11 @@ from s3backfs.backup.live import SLOT_SHIFT, TOP_INO, LiveNodes
 from s3backfs.backup.names import NameTree
 from s3backfs.backup.node import Directory, Node
 from s3backfs.backup.nodes import RepositoryNodes
+from s3backfs.backup.owning import RootWriter
 from s3backfs.backup.roots import HeldRoot
 from s3backfs.backup.statistics import Tally
 from s3backfs.backup.xattrs import with_loaded_xattrs
-from s3backfs.errors import FileSystemError, S3backfsError
+from s3backfs.errors import FileSystemError, OwnershipLostError, S3backfsError
 from s3backfs.format.root import BackupState, Root
 from s3backfs.manifest.entry import Entry
 from s3backfs.manifest.keys import directory_range
@@ -39,14 +40,25 @@ class Backup:
     """
 
     def __init__(
-        self, nodes: RepositoryNodes, live: LiveNodes, held: HeldRoot, slot: int, *, is_own: bool
+        self,
+        nodes: RepositoryNodes,
+        live: LiveNodes,
+        held: HeldRoot,
+        slot: int,
+        roots: RootWriter,
+        *,
+        is_own: bool,
     ) -> None:
         self.nodes = nodes
         self.repository = nodes.repository
         self.held = held
         self.slot = slot
+        self.roots = roots
         self.is_own = is_own
         self.is_removed = False
+        self.is_lost = False
+        self.is_resumed = False
+        self.claim: Callable[[], Awaitable[None]] | None = None
         self.may_be_forgotten = False
         self.generation = 0
         self.failure: S3backfsError | None = None
@@ -99,7 +111,8 @@ class Backup:
     @property
     def is_own_open(self) -> bool:
         """Whether this mount may write it."""
-        return self.is_own and not self.is_sealed and not self.is_removed
+        is_gone = self.is_removed or self.is_lost
+        return self.is_own and not self.is_sealed and not is_gone
 
     @property
     def may_be_hidden(self) -> bool:
@@ -161,10 +174,13 @@ class Backup:
         Raises:
             FileSystemError: EROFS, or ESTALE for a backup that is no longer there.
         """
+        if not self.is_own and not self.is_sealed and self.claim is not None:
+            await self.claim()
         while self._thawed is not None:
             await self._thawed.wait()
         if not self.is_own_open:
-            raise FileSystemError(errno.ESTALE if self.is_removed else errno.EROFS)
+            is_gone = self.is_removed or self.is_lost
+            raise FileSystemError(errno.ESTALE if is_gone else errno.EROFS)
 
     def note_change(self) -> None:
         """Count a change, for the checkpoints that run by themselves."""
@@ -189,6 +205,8 @@ class Backup:
         Raises:
             S3backfsError: it could not be stored.
         """
+        if self.is_lost and self.failure is not None:
+            raise self.failure
         if not self.is_own_open:
             return
         begun = self._begun
@@ -199,7 +217,8 @@ class Backup:
             self._begun += 1
             number = self._begun
             try:
-                await run_checkpoint(self)
+                with self.noting_loss():
+                    await run_checkpoint(self)
             except S3backfsError as error:
                 self.fail(error)
                 raise
@@ -208,6 +227,16 @@ class Backup:
             self.last_checkpoint_ns = time.time_ns()
             # An error that a complete checkpoint has overcome is over.
             self.failure = None
+
+    @contextmanager
+    def noting_loss(self) -> Iterator[None]:
+        """After the loss of ownership nothing is written here any more."""
+        try:
+            yield
+        except OwnershipLostError as error:
+            self.fail(error)
+            self.is_lost = True
+            raise
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[None]:
@@ -220,7 +249,8 @@ class Backup:
             try:
                 await self.settle_contents()
                 if self.has_changes and self.is_own_open:
-                    await run_checkpoint(self, is_frozen=True)
+                    with self.noting_loss():
+                        await run_checkpoint(self, is_frozen=True)
                 yield
             finally:
                 self.thaw()
@@ -229,6 +259,7 @@ class Backup:
         """Follow another writer's backup to its newer root."""
         self.held = held
         self.tree = Tree(held.root.top, self.nodes.entries)
+        self.tally = Tally.of(held.root.statistics)
         self.generation += 1
         self.names.forget_entries()
 

@@ -9,37 +9,27 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 import msgspec
 import trio
 
 from s3backfs.backup.backup import Backup, printable
+from s3backfs.backup.copies import Beside
+from s3backfs.backup.finding import Found, load_all, look, outdated, with_newer_copies
 from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.nodes import RepositoryNodes
-from s3backfs.backup.roots import (
-    OPEN_PREFIX,
-    SEALED_PREFIX,
-    HeldRoot,
-    create_open_root,
-    load_root,
-    store_open_root,
-    store_sealed_root,
-)
+from s3backfs.backup.owning import RootWriter
+from s3backfs.backup.roots import SEALED_PREFIX, HeldRoot
 from s3backfs.errors import (
     FileSystemError,
-    IntegrityError,
     ObjectMissingError,
     RepositoryExistsError,
     S3backfsError,
-    UnsupportedFormatError,
 )
-from s3backfs.format.keys import Keyring
 from s3backfs.format.refs import ID_BYTES
 from s3backfs.format.root import BackupState, Owner, Root, Seen, Statistics
+from s3backfs.repository.leases import has_run_out
 from s3backfs.repository.repository import Repository
-from s3backfs.store.base import Listed, Store
 
 log = logging.getLogger(__name__)
 
@@ -48,21 +38,10 @@ TRASH_PREFIX = "trash/"
 REFRESH_S = 5.0
 """How old the picture of other machines' backups may be."""
 
-ROOTS_AT_ONCE = 32
-
 NAME_MAX_BYTES = 140
 """A longer name does not fit into an object's key, encrypted."""
 
 MAX_SLOT = 0xFFFF
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A root object in a listing."""
-
-    name: bytes
-    listed: Listed
-    is_sealed: bool
 
 
 class Catalogue:
@@ -92,6 +71,11 @@ class Catalogue:
         self._slots: dict[int, Backup] = {}
         self._refreshed_s = -REFRESH_S
         self._lock = trio.Lock()
+        self._roots = RootWriter(nodes.repository)
+        self._outdated: dict[bytes, HeldRoot] = {}
+        self._lost: list[Backup] = []
+        self._claiming = trio.Lock()
+        self._asked_s: dict[bytes, float] = {}
 
     # -- the picture -------------------------------------------------------------------------
 
@@ -103,11 +87,11 @@ class Catalogue:
         async with self._lock:
             if self._refreshed_s >= begun:
                 return
-            found = await list_roots(self.repository.store, self.repository.keyring)
-            await self._take_in(found)
+            found, beside = await look(self.repository.store, self.repository.keyring)
+            await self._take_in(found, beside)
             self._refreshed_s = trio.current_time()
 
-    async def _take_in(self, found: dict[bytes, Found]) -> None:
+    async def _take_in(self, found: dict[bytes, Found], beside: Beside) -> None:
         if self._only is not None:
             found = {name: entry for name, entry in found.items() if name == self._only}
         for name in set(self.backups) - set(found):
@@ -117,11 +101,35 @@ class Catalogue:
         for name in set(self.damaged) - set(found):
             del self.damaged[name]
         stale = [entry for entry in found.values() if self._is_stale(entry)]
+        fresh = await self._load(stale)
+        fresh |= await self._newer(fresh, beside)
+        self._hide_outdated(fresh)
+        for name, held in fresh.items():
+            self._take_root(name, held)
+
+    async def _load(self, stale: list[Found]) -> dict[bytes, HeldRoot]:
+        fresh = {}
         for entry, result in await load_all(self.repository.store, self.repository.keyring, stale):
             if isinstance(result, HeldRoot):
-                self._take_root(entry.name, result)
+                fresh[entry.name] = result
             else:
                 self._note_damage(entry, result)
+        return fresh
+
+    async def _newer(self, fresh: dict[bytes, HeldRoot], beside: Beside) -> dict[bytes, HeldRoot]:
+        """Open roots that are older than a copy of theirs."""
+        others = {name: each.held for name, each in self.backups.items() if not each.is_own_open}
+        store, keyring = self.repository.store, self.repository.keyring
+        return await with_newer_copies(store, keyring, {**others, **fresh}, beside)
+
+    def _hide_outdated(self, fresh: dict[bytes, HeldRoot]) -> None:
+        """Of a backup with two names leave the one that counts."""
+        known = {name: backup.held for name, backup in self.backups.items()}
+        names = outdated({**known, **fresh})
+        self._outdated = {name: held for name, held in fresh.items() if name in names}
+        for name in names:
+            if fresh.pop(name, None) is None and not self.backups[name].is_own_open:
+                self._forget(name)
 
     def _is_stale(self, found: Found) -> bool:
         backup = self.backups.get(found.name)
@@ -141,7 +149,7 @@ class Catalogue:
     def _take_root(self, name: bytes, held: HeldRoot) -> None:
         self.damaged.pop(name, None)
         known = self.backups.get(name)
-        if known is not None and known.id == held.root.backup_id and not known.is_own_open:
+        if known is not None and known.id == held.root.backup_id and not known.is_own:
             known.take_newer(held)
             return
         if known is not None:
@@ -151,7 +159,9 @@ class Catalogue:
 
     def _add(self, held: HeldRoot, *, is_own: bool) -> Backup:
         slot = self._free_slot(held.root.slot)
-        backup = Backup(self.nodes, self._live, held, slot, is_own=is_own)
+        backup = Backup(self.nodes, self._live, held, slot, self._roots, is_own=is_own)
+        if not self._is_read_only:
+            backup.claim = functools.partial(self._claim, backup)
         backup.may_be_forgotten = self._may_forget
         self._slots[slot] = backup
         self.backups[held.root.name] = backup
@@ -166,6 +176,8 @@ class Catalogue:
     def _forget(self, name: bytes) -> None:
         backup = self.backups.pop(name)
         backup.is_removed = True
+        if backup.is_lost:
+            self._lost.append(backup)
         # The slot stays taken while the kernel may know inodes of it.
         if not backup.names.top.lookups:
             self._slots.pop(backup.slot, None)
@@ -174,6 +186,10 @@ class Catalogue:
     def own_open(self) -> list[Backup]:
         """The backups that this mount may write."""
         return [backup for backup in self.backups.values() if backup.is_own_open]
+
+    def lost(self) -> list[Backup]:
+        """The backups that another writer took over from this mount."""
+        return [*self._lost, *(backup for backup in self.backups.values() if backup.is_lost)]
 
     # -- changing ----------------------------------------------------------------------------
 
@@ -186,11 +202,10 @@ class Catalogue:
         self._check_writable()
         check_backup_name(name)
         await self.refresh(is_forced=True)
-        if name in self.backups or name in self.damaged:
-            raise FileSystemError(errno.EEXIST)
+        self._check_free(name)
         root = new_root(self.repository, name)
         try:
-            held = await create_open_root(self.repository, root)
+            held = await self._roots.create(root)
         except RepositoryExistsError:
             raise FileSystemError(errno.EEXIST) from None
         return self._add(held, is_own=True)
@@ -198,7 +213,8 @@ class Catalogue:
     async def drop(self, backup: Backup) -> None:
         """Remove one's own open backup for good."""
         self._check_writable()
-        await self.repository.store.delete([backup.held.key])
+        async with backup.changing():
+            await self._roots.remove(await self._proven(backup))
         self._forget(backup.name)
 
     async def forget(self, backup: Backup) -> None:
@@ -208,6 +224,7 @@ class Catalogue:
             FileSystemError: EROFS on a read-only mount.
         """
         self._check_writable()
+        await self._complete_seal(backup)
         encoded = backup.held.key.removeprefix(SEALED_PREFIX)
         await self.repository.store.copy(
             backup.held.key, f"{TRASH_PREFIX}{time.time_ns()}/{encoded}"
@@ -223,17 +240,19 @@ class Catalogue:
         """
         await backup.checkpoint()
         async with backup.changing():
-            root = msgspec.structs.replace(
-                backup.root,
-                state=BackupState.SEALED,
-                sealed_ns=time.time_ns(),
-                seen=self._seen(),
-            )
-            held = await store_sealed_root(self.repository, root)
-            open_root_key = backup.held.key
-            backup.held = held
-        await self.repository.writer.store_segment()
-        await self.repository.store.delete([open_root_key])
+            root = msgspec.structs.replace(backup.root, sealed_ns=time.time_ns(), seen=self._seen())
+            with backup.noting_loss():
+                backup.held = await self._roots.decide_seal(backup.held, root)
+            await self._complete_seal(backup)
+        try:
+            await self.repository.writer.store_segment()
+        except S3backfsError as error:
+            log.warning("an index segment was not stored, so less is deduplicated: %s", error)
+
+    async def _complete_seal(self, backup: Backup) -> None:
+        """Bring a sealed root to its place, if it is not there yet."""
+        if backup.is_sealed and not backup.held.is_in_place:
+            backup.held = await self._roots.complete_seal(backup.held)
 
     def _seen(self) -> tuple[Seen, ...]:
         sealed = [backup for backup in self.backups.values() if backup.is_sealed]
@@ -248,33 +267,57 @@ class Catalogue:
         self._check_writable()
         if not backup.is_sealed:
             raise FileSystemError(errno.EBUSY, "this backup is open already")
-        owner = Owner(
+        await self._complete_seal(backup)
+        owner = msgspec.structs.replace(
+            backup.root.owner,
             epoch=backup.root.owner.epoch + 1,
             writer=self.repository.writer_id,
-            sequence=1,
-            nonce=secrets.token_bytes(ID_BYTES),
         )
         root = msgspec.structs.replace(
             backup.root, state=BackupState.OPEN, sealed_ns=0, owner=owner
         )
-        held = await create_open_root(self.repository, root)
+        held = await self._roots.create(root, over=backup.held)
         # A sealed root wins while both are there: a crash in between changes nothing.
         await self.repository.store.delete([backup.held.key])
         backup.held = held
         backup.is_own = True
 
     async def take_over(self, backup: Backup) -> None:
-        """Become the owner of an open backup whose writer is gone."""
+        """Become the owner of an open backup whose writer is gone.
+
+        Raises:
+            OwnershipLostError: another writer has changed it just now.
+        """
         self._check_writable()
-        owner = msgspec.structs.replace(
-            backup.root.owner,
-            epoch=backup.root.owner.epoch + 1,
-            writer=self.repository.writer_id,
-            sequence=backup.root.owner.sequence + 1,
-        )
-        root = msgspec.structs.replace(backup.root, owner=owner)
-        backup.held = await store_open_root(self.repository, backup.held, root)
-        backup.is_own = True
+        known = backup.root.top
+        held = await self._roots.take_over(backup.held)
+        if held.root.top == known:
+            backup.held = held
+        else:
+            backup.take_newer(held)
+        backup.is_own = backup.is_resumed = True
+
+    async def _claim(self, backup: Backup) -> None:
+        """Take an open backup of another writer over, if that writer's lease has run out.
+
+        Raises:
+            FileSystemError: ESTALE where names have to be looked up again.
+        """
+        async with self._claiming:
+            now_s = trio.current_time()
+            if backup.is_own or now_s - self._asked_s.get(backup.id, -REFRESH_S) < REFRESH_S:
+                return
+            self._asked_s[backup.id] = now_s
+            store, keyring = self.repository.store, self.repository.keyring
+            if not await has_run_out(store, keyring, backup.root.owner.writer):
+                return
+            generation = backup.generation
+            await self.refresh(is_forced=True)
+            if self.backups.get(backup.name) is backup:
+                log.warning("backup %s: its writer is gone, going on", printable(backup.name))
+                await self.take_over(backup)
+            if backup.is_removed or backup.generation != generation:
+                raise FileSystemError(errno.ESTALE)
 
     async def take_over_own(self, *, is_forced: bool) -> None:
         """Go on with the open backups of dead writers of this machine; forced, with all.
@@ -285,9 +328,23 @@ class Catalogue:
         if self._is_read_only:
             return
         for backup in list(self.backups.values()):
-            is_present = backup.root.owner.writer == self.repository.writer_id
-            if not backup.is_sealed and not is_present and (backup.is_own or is_forced):
+            if not (backup.is_own or is_forced):
+                continue
+            if backup.is_sealed:
+                await self._complete_seal(backup)
+            else:
+                # Also where the writer's id is the same: what a dead process sent may still land.
                 await self.take_over(backup)
+        for held in self._outdated.values():
+            if self.repository.is_own_writer(held.root.owner.writer):
+                await self._remove_outdated(held)
+
+    async def _remove_outdated(self, held: HeldRoot) -> None:
+        """Complete a rename that was interrupted."""
+        try:
+            await self.repository.store.delete([held.key])
+        except S3backfsError as error:
+            log.info("%s could not be removed, which does no harm: %s", held.key, error)
 
     async def rename(self, backup: Backup, new_name: bytes) -> None:
         """Give a backup another name: the new root is stored first, then the old one removed.
@@ -300,17 +357,29 @@ class Catalogue:
         if not (backup.is_own_open or backup.is_sealed):
             raise FileSystemError(errno.EPERM, "this backup is open on another machine")
         await self.refresh(is_forced=True)
-        if new_name in self.backups or new_name in self.damaged:
-            raise FileSystemError(errno.EEXIST)
+        self._check_free(new_name)
         old_name = backup.name
         async with backup.changing():
-            old = backup.held
+            await self._complete_seal(backup)
+            old = await self._proven(backup)
             root = msgspec.structs.replace(backup.root, name=new_name)
-            store = store_sealed_root if backup.is_sealed else create_open_root
-            backup.held = await store(self.repository, root)
-            await self.repository.store.delete([old.key])
-        del self.backups[old_name]
-        self.backups[new_name] = backup
+            store = self._roots.create_sealed if backup.is_sealed else self._roots.create
+            backup.held = await store(root)
+            # No await from here: from now on this is its name, whatever becomes of the old one.
+            del self.backups[old_name]
+            self.backups[new_name] = backup
+            await self._remove_outdated(old)
+
+    async def _proven(self, backup: Backup) -> HeldRoot:
+        """The root of a backup, which nobody has taken over by now."""
+        if not backup.is_sealed:
+            with backup.noting_loss():
+                backup.held = await self._roots.replace(backup.held, backup.root)
+        return backup.held
+
+    def _check_free(self, name: bytes) -> None:
+        if name in self.backups or name in self.damaged or name in self._outdated:
+            raise FileSystemError(errno.EEXIST)
 
     def _check_writable(self) -> None:
         if self._is_read_only:
@@ -347,100 +416,4 @@ def new_root(repository: Repository, name: bytes) -> Root:
         host=socket.gethostname(),
         statistics=Statistics(directories=1),
         top=None,
-    )
-
-
-async def list_roots(store: Store, keyring: Keyring) -> dict[bytes, Found]:
-    """Every backup's root in the store; a sealed one wins over an open one of the same name."""
-    found: dict[bool, list[Found]] = {False: [], True: []}
-
-    async def list_one(prefix: str, is_sealed: bool) -> None:
-        async for page in store.list(prefix):
-            found[is_sealed].extend(_found(keyring, prefix, page, is_sealed))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(list_one, OPEN_PREFIX, False)
-        nursery.start_soon(list_one, SEALED_PREFIX, True)
-    return {entry.name: entry for entry in [*found[False], *found[True]]}
-
-
-def _found(keyring: Keyring, prefix: str, page: Iterable[Listed], is_sealed: bool) -> list[Found]:
-    found = []
-    for listed in page:
-        try:
-            name = keyring.decode_name(listed.key[len(prefix) :])
-        except IntegrityError as error:
-            _note_foreign(listed.key, str(error))
-            continue
-        found.append(Found(name, listed, is_sealed))
-    return found
-
-
-@functools.lru_cache(maxsize=1000)
-def _note_foreign(key: str, why: str) -> None:
-    """Warn once of an object; every listing finds it again."""
-    log.warning("%s is not a root of this repository: %s", key, why)
-
-
-async def load_all(
-    store: Store, keyring: Keyring, found: Iterable[Found]
-) -> list[tuple[Found, HeldRoot | S3backfsError]]:
-    """Read many roots, several at once; an error stands in the place of its root."""
-    results: list[tuple[Found, HeldRoot | S3backfsError]] = []
-    limiter = trio.CapacityLimiter(ROOTS_AT_ONCE)
-
-    async def load_one(entry: Found) -> None:
-        async with limiter:
-            try:
-                results.append((entry, await load_root(store, keyring, entry.listed.key)))
-            except (ObjectMissingError, IntegrityError, UnsupportedFormatError) as error:
-                results.append((entry, error))
-
-    async with trio.open_nursery() as nursery:
-        for entry in found:
-            nursery.start_soon(load_one, entry)
-    return results
-
-
-# -- for the command line ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class BackupSummary:
-    """One backup for a listing; a damaged root has a state and a name only."""
-
-    name: bytes
-    state: str
-    created_ns: int = 0
-    updated_ns: int = 0
-    sealed_ns: int = 0
-    entries: int = 0
-    files: int = 0
-    size_bytes: int = 0
-    stored_bytes: int = 0
-    host: str = ""
-
-
-async def list_backups(store: Store, keyring: Keyring) -> list[BackupSummary]:
-    """Read every root, and say what it says."""
-    found = await list_roots(store, keyring)
-    return [_summary(entry, held) for entry, held in await load_all(store, keyring, found.values())]
-
-
-def _summary(found: Found, held: HeldRoot | S3backfsError) -> BackupSummary:
-    if isinstance(held, S3backfsError):
-        log.error("backup %s cannot be read: %s", printable(found.name), held)
-        return BackupSummary(found.name, "damaged")
-    root = held.root
-    return BackupSummary(
-        name=root.name,
-        state="sealed" if found.is_sealed else "open",
-        created_ns=root.created_ns,
-        updated_ns=root.updated_ns,
-        sealed_ns=root.sealed_ns,
-        entries=root.statistics.entries,
-        files=root.statistics.files,
-        size_bytes=root.statistics.logical_bytes,
-        stored_bytes=root.statistics.stored_bytes,
-        host=root.host,
     )

@@ -20,7 +20,7 @@ from s3backfs.backup.content_tree import with_merged_extents
 from s3backfs.backup.edits import EditMaker
 from s3backfs.backup.live import TOP_INO
 from s3backfs.backup.names import link_ino
-from s3backfs.backup.roots import store_open_root
+from s3backfs.backup.patching import PatchingNodes
 from s3backfs.backup.statistics import Tally
 from s3backfs.backup.xattrs import with_stored_xattrs
 from s3backfs.format.refs import ID_BYTES
@@ -80,7 +80,6 @@ async def _capture_frozen(backup: Backup) -> tuple[Capture, int]:
 
 async def _store_root(backup: Backup, top: Top | None, tally: Tally) -> None:
     root = backup.root
-    owner = msgspec.structs.replace(root.owner, sequence=root.owner.sequence + 1)
     statistics = tally.stored(
         root.statistics,
         entries=top.entry_count if top else 0,
@@ -88,13 +87,12 @@ async def _store_root(backup: Backup, top: Top | None, tally: Tally) -> None:
     )
     changed: Root = msgspec.structs.replace(
         root,
-        owner=owner,
         top=top,
         updated_ns=time.time_ns(),
         statistics=statistics,
         bases=tuple(sorted({*root.bases, *backup.bases})),
     )
-    backup.held = await store_open_root(backup.repository, backup.held, changed)
+    backup.held = await backup.roots.replace(backup.held, changed)
 
 
 class _Checkpoint:
@@ -113,7 +111,10 @@ class _Checkpoint:
         await self._store_xattrs()
         await self._repository.writer.barrier()
         maker = EditMaker(self._backup.items, self._finish, self._rekeyed)
-        top = await self._backup.tree.update(maker.edits(self._taken.top))
+        bases = [base.tree for base in self._backup.bases.values()]
+        nodes = PatchingNodes(self._backup.nodes, bases)
+        tree = Tree(self._backup.tree.top, nodes.entries)
+        top = await tree.update(maker.edits(self._taken.top))
         await self._repository.writer.barrier()
         return top
 

@@ -52,8 +52,10 @@ class RootWriter:
 
     # -- open roots --------------------------------------------------------------------------
 
-    async def create(self, root: Root) -> HeldRoot:
+    async def create(self, root: Root, *, over: HeldRoot | None = None) -> HeldRoot:
         """Store the first root of an open backup under its name.
+
+        `over` is the sealed root of the same backup that gives way.
 
         Raises:
             RepositoryExistsError: somebody else has taken the name.
@@ -62,16 +64,26 @@ class RootWriter:
         if await self._is_conditional():
             try:
                 return await self._put(key, root, IfAbsent())
-            except PreconditionFailedError as error:
-                raise RepositoryExistsError("another writer has just taken this name") from error
+            except PreconditionFailedError:
+                return await self._put_over_older(key, root)
         claim = await self._claim(root.name)
         try:
-            await self._check_absent(key)
-            if root.state == BackupState.OPEN:
+            if over is None:
+                await self._check_absent(key)
                 await self._check_absent(sealed_key(self._repository, root.name))
             return await self._put(key, root, None)
         finally:
             await self._remove([claim])
+
+    async def _put_over_older(self, key: str, root: Root) -> HeldRoot:
+        """Replace what an interrupted rename or seal of the same backup has left under a name."""
+        try:
+            left = await load_root(self._store, self._repository.keyring, key)
+            if left.root.backup_id == root.backup_id and base_age(left.root) < base_age(root):
+                return await self._put(key, root, IfMatch(left.etag))
+        except (ObjectMissingError, PreconditionFailedError) as error:
+            raise RepositoryExistsError("another writer has just taken this name") from error
+        raise RepositoryExistsError("another writer has just taken this name")
 
     async def replace(self, held: HeldRoot, root: Root) -> HeldRoot:
         """Store the next root of an open backup that this writer owns.
@@ -157,7 +169,7 @@ class RootWriter:
         with suppress(ObjectMissingError):
             # Another attempt may have stored it already.
             return await self._sealed_alike(root)
-        is_conditional = await self._is_conditional()
+        is_conditional, root = await self._is_conditional(), self._next(root)
         try:
             condition = IfAbsent() if is_conditional else None
             return await self._put(sealed_key(self._repository, root.name), root, condition)
@@ -196,9 +208,7 @@ class RootWriter:
         return msgspec.structs.replace(root, owner=owner)
 
     def _raised(self, root: Root, epoch: int) -> Root:
-        owner = msgspec.structs.replace(
-            root.owner, epoch=epoch, writer=self._repository.writer_id
-        )
+        owner = msgspec.structs.replace(root.owner, epoch=epoch, writer=self._repository.writer_id)
         return msgspec.structs.replace(root, owner=owner)
 
     async def _put(self, key: str, root: Root, condition: Condition) -> HeldRoot:

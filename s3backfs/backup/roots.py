@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import secrets
 from dataclasses import dataclass
 
-import msgspec
-
-from s3backfs.errors import (
-    IntegrityError,
-    ObjectMissingError,
-    OwnershipLostError,
-    PreconditionFailedError,
-    RepositoryExistsError,
-)
+from s3backfs.backup.copies import Copy
+from s3backfs.errors import IntegrityError
 from s3backfs.format.keys import Keyring
-from s3backfs.format.refs import ID_BYTES
-from s3backfs.format.root import BackupState, Root, decode_root, encode_root
+from s3backfs.format.root import Root, decode_root
 from s3backfs.repository.repository import Repository
-from s3backfs.store.base import Condition, IfAbsent, IfMatch, Store
-
-log = logging.getLogger(__name__)
+from s3backfs.store.base import Store
 
 OPEN_PREFIX = "open/"
 SEALED_PREFIX = "backups/"
@@ -34,6 +22,11 @@ class HeldRoot:
     root: Root
     key: str
     etag: str
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it is a sealed root that stands among the sealed ones."""
+        return self.key.startswith(SEALED_PREFIX)
 
     @property
     def is_unstored(self) -> bool:

@@ -16,7 +16,7 @@ from s3backfs.control import wire_name
 from s3backfs.store.location import parse_url
 
 if TYPE_CHECKING:
-    from s3backfs.backup.catalogue import BackupSummary
+    from s3backfs.backup.finding import BackupSummary
 
 _HEADERS = ("backup", "state", "created", "updated", ">files", ">size", ">stored", "host")
 

@@ -18,7 +18,7 @@ from s3backfs.store.location import parse_url
 from s3backfs.store.open import open_store
 
 if TYPE_CHECKING:
-    from s3backfs.backup.catalogue import BackupSummary
+    from s3backfs.backup.finding import BackupSummary
 
 PATIENCE_S = 15.0
 """How long a command waits for an S3 that is away; a person is looking at it."""
@@ -67,7 +67,7 @@ async def summarize(
     url: str, config: StoreConfig, known: Secret | None, ask: Callable[[], Secret]
 ) -> Sequence[BackupSummary]:
     """Read the roots of all backups; `ask` is called where a passphrase is needed and unknown."""
-    from s3backfs.backup.catalogue import list_backups  # `init` need not wait for all below it
+    from s3backfs.backup.finding import list_backups  # `init` need not wait for all below it
 
     def passphrase() -> bytes:
         return (known or ask()).reveal()

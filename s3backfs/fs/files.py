@@ -141,7 +141,7 @@ class Files:
 
     async def fsync(self, handle: FileHandle) -> None:
         """Make the whole backup durable up to now."""
-        if handle.node.backup.is_own_open:
+        if handle.node.backup.is_own:
             await handle.node.backup.checkpoint()
 
     async def release(self, number: int) -> None:
