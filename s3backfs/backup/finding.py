@@ -1,0 +1,191 @@
+"""Finding backups: listing and loading the roots of a repository.
+
+One backup may stand under two names, where a rename or a seal was interrupted or a late request
+has brought an old root back; then one of them counts, the same for everybody.
+Source: docs/design.md, "Ownership".
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import trio
+
+from s3backfs.backup.backup import printable
+from s3backfs.backup.copies import Beside, Copy, list_beside
+from s3backfs.backup.roots import OPEN_PREFIX, SEALED_PREFIX, HeldRoot, load_copy, load_root
+from s3backfs.errors import (
+    IntegrityError,
+    ObjectMissingError,
+    S3backfsError,
+    UnsupportedFormatError,
+)
+from s3backfs.format.keys import Keyring
+from s3backfs.format.root import BackupState
+from s3backfs.store.base import Listed, Store
+
+log = logging.getLogger(__name__)
+
+ROOTS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A root object in a listing."""
+
+    name: bytes
+    listed: Listed
+    is_sealed: bool
+
+
+async def list_roots(store: Store, keyring: Keyring) -> dict[bytes, Found]:
+    """Every backup's root in the store; a sealed one wins over an open one of the same name."""
+    found: dict[bool, list[Found]] = {False: [], True: []}
+
+    async def list_one(prefix: str, is_sealed: bool) -> None:
+        async for page in store.list(prefix):
+            found[is_sealed].extend(_found(keyring, prefix, page, is_sealed))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(list_one, OPEN_PREFIX, False)
+        nursery.start_soon(list_one, SEALED_PREFIX, True)
+    return {entry.name: entry for entry in [*found[False], *found[True]]}
+
+
+def _found(keyring: Keyring, prefix: str, page: Iterable[Listed], is_sealed: bool) -> list[Found]:
+    found = []
+    for listed in page:
+        try:
+            name = keyring.decode_name(listed.key[len(prefix) :])
+        except IntegrityError as error:
+            _note_foreign(listed.key, str(error))
+            continue
+        found.append(Found(name, listed, is_sealed))
+    return found
+
+
+@functools.lru_cache(maxsize=1000)
+def _note_foreign(key: str, why: str) -> None:
+    """Warn once of an object; every listing finds it again."""
+    log.warning("%s is not a root of this repository: %s", key, why)
+
+
+async def load_all(
+    store: Store, keyring: Keyring, found: Iterable[Found]
+) -> list[tuple[Found, HeldRoot | S3backfsError]]:
+    """Read many roots, several at once; an error stands in the place of its root."""
+    results: list[tuple[Found, HeldRoot | S3backfsError]] = []
+    limiter = trio.CapacityLimiter(ROOTS_AT_ONCE)
+
+    async def load_one(entry: Found) -> None:
+        async with limiter:
+            try:
+                results.append((entry, await load_root(store, keyring, entry.listed.key)))
+            except (ObjectMissingError, IntegrityError, UnsupportedFormatError) as error:
+                results.append((entry, error))
+
+    async with trio.open_nursery() as nursery:
+        for entry in found:
+            nursery.start_soon(load_one, entry)
+    return results
+
+
+async def look(store: Store, keyring: Keyring) -> tuple[dict[bytes, Found], Beside]:
+    """List the roots, and what stands beside them.
+
+    Raises:
+        StoreError: the store would not list.
+    """
+    found = await list_roots(store, keyring)
+    # After the roots: a copy is stored before its root.
+    return found, await list_beside(store)
+
+
+async def with_newer_copies(
+    store: Store, keyring: Keyring, roots: Mapping[bytes, HeldRoot], beside: Beside
+) -> dict[bytes, HeldRoot]:
+    """Those open roots of which there is a newer copy, in the copy's state."""
+    newest = beside.newest()
+    found: dict[bytes, HeldRoot] = {}
+    for name, held in roots.items():
+        copy = newest.get(held.root.backup_id)
+        if copy is None or held.is_in_place or copy.age <= Copy.of(held.root).age:
+            continue
+        try:
+            root = await load_copy(store, keyring, copy)
+        except (ObjectMissingError, IntegrityError, UnsupportedFormatError) as error:
+            log.warning("a copy of an open root is left out: %s", error)
+            continue
+        if root.name == name:
+            found[name] = HeldRoot(root, held.key, held.etag)
+    return found
+
+
+def outdated(roots: Mapping[bytes, HeldRoot]) -> set[bytes]:
+    """Names under which a backup stands that counts under another name."""
+    best: dict[bytes, bytes] = {}
+    for name, held in sorted(roots.items()):
+        known = best.get(held.root.backup_id)
+        if known is None or _rank(held) > _rank(roots[known]):
+            best[held.root.backup_id] = name
+    return set(roots) - set(best.values())
+
+
+def _rank(held: HeldRoot) -> tuple[bool, int, int]:
+    owner = held.root.owner
+    return held.is_in_place, owner.epoch, owner.sequence
+
+
+# -- for the command line ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSummary:
+    """One backup for a listing; a damaged root has a state and a name only."""
+
+    name: bytes
+    state: str
+    created_ns: int = 0
+    updated_ns: int = 0
+    sealed_ns: int = 0
+    entries: int = 0
+    files: int = 0
+    size_bytes: int = 0
+    stored_bytes: int = 0
+    host: str = ""
+
+
+async def list_backups(store: Store, keyring: Keyring) -> list[BackupSummary]:
+    """Read every root, and say what it says."""
+    found, beside = await look(store, keyring)
+    loaded = await load_all(store, keyring, found.values())
+    roots = {entry.name: held for entry, held in loaded if isinstance(held, HeldRoot)}
+    roots |= await with_newer_copies(store, keyring, roots, beside)
+    hidden = outdated(roots)
+    return [
+        _summary(entry, roots.get(entry.name, held))
+        for entry, held in loaded
+        if entry.name not in hidden
+    ]
+
+
+def _summary(found: Found, held: HeldRoot | S3backfsError) -> BackupSummary:
+    if isinstance(held, S3backfsError):
+        log.error("backup %s cannot be read: %s", printable(found.name), held)
+        return BackupSummary(found.name, "damaged")
+    root = held.root
+    return BackupSummary(
+        name=root.name,
+        state="sealed" if root.state == BackupState.SEALED else "open",
+        created_ns=root.created_ns,
+        updated_ns=root.updated_ns,
+        sealed_ns=root.sealed_ns,
+        entries=root.statistics.entries,
+        files=root.statistics.files,
+        size_bytes=root.statistics.logical_bytes,
+        stored_bytes=root.statistics.stored_bytes,
+        host=root.host,
+    )
