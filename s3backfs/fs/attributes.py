@@ -72,10 +72,15 @@ async def _resize(node: Node, size: int, files: Files) -> None:
     if node.is_directory:
         raise FileSystemError(errno.EISDIR)
     check_size(size)
-    content = await files.content(node)
-    assert node.entry is not None
-    await content.truncate(size, node.entry.size)
-    node.backup.names.replace(node, size=size)
+    # Counted as open: a close that is still settling must not let go of the content.
+    node.opens += 1
+    try:
+        content = await files.content(node)
+        assert node.entry is not None
+        await content.truncate(size, node.entry.size)
+        node.backup.names.replace(node, size=size)
+    finally:
+        node.opens -= 1
     if not node.opens:
         await files.close_content(node)
 
