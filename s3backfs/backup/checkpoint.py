@@ -83,7 +83,7 @@ async def _store_root(backup: Backup, top: Top | None, tally: Tally) -> None:
     statistics = tally.stored(
         root.statistics,
         entries=top.entry_count if top else 0,
-        new_bytes=backup.repository.writer.progress.take_stored(),
+        new_bytes=backup.repository.writer.progress.take_new(),
     )
     changed: Root = msgspec.structs.replace(
         root,

@@ -23,6 +23,7 @@ class Tally:
     symlinks: int = 0
     others: int = 0
     size_bytes: int = 0
+    hard_links: int = 0
 
     @classmethod
     def of(cls, statistics: Statistics) -> Tally:
@@ -33,6 +34,7 @@ class Tally:
             statistics.symlinks,
             statistics.others,
             statistics.logical_bytes,
+            statistics.hard_links,
         )
 
     def add(self, entry: Entry, sign: int = 1) -> None:
@@ -47,8 +49,11 @@ class Tally:
         else:
             self.others += sign
 
-    def stored(self, statistics: Statistics, *, entries: int, new_bytes: int) -> Statistics:
-        """The statistics for the next root."""
+    def stored(
+        self, statistics: Statistics, *, entries: int, new_bytes: tuple[int, int, int]
+    ) -> Statistics:
+        """The statistics for the next root; `new_bytes` are written, deduplicated and stored."""
+        written, deduplicated, stored = new_bytes
         return msgspec.structs.replace(
             statistics,
             entries=entries,
@@ -56,6 +61,9 @@ class Tally:
             directories=self.directories,
             symlinks=self.symlinks,
             others=self.others,
-            logical_bytes=min(max(self.size_bytes, 0), COUNT_MAX),
-            stored_bytes=statistics.stored_bytes + new_bytes,
+            hard_links=self.hard_links,
+            logical_bytes=self.size_bytes,
+            written_bytes=statistics.written_bytes + written,
+            deduplicated_bytes=statistics.deduplicated_bytes + deduplicated,
+            stored_bytes=statistics.stored_bytes + stored,
         )

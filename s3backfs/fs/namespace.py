@@ -272,6 +272,8 @@ def _drop_name(parent: Node, name: bytes, node: Node, now_ns: int) -> None:
     if extra_of(node.entry).nlink == 0:
         names.drop_link_group(node)
         parent.backup.tally.add(node.entry, -1)
+    else:
+        parent.backup.tally.hard_links -= 1
 
 
 def _count_links(node: Node, change: int, now_ns: int) -> None:
@@ -328,6 +330,7 @@ def _exchange(
 
 def _add_name(node: Node, new_parent: Node, new_name: bytes) -> None:
     now_ns = time.time_ns()
+    node.backup.tally.hard_links += 1
     _count_links(node, 1, now_ns)
     node.backup.names.attach(new_parent, new_name, node)
     _note_names_changed(new_parent, now_ns)

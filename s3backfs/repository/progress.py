@@ -18,9 +18,14 @@ class Progress:
     stored_bytes: int = 0
     durable_bytes: int = 0
     packs_count: int = 0
-    _told_bytes: int = 0
+    _told: tuple[int, int, int] = (0, 0, 0)
 
-    def take_stored(self) -> int:
-        """The stored bytes that were not asked for before."""
-        new_bytes, self._told_bytes = self.stored_bytes - self._told_bytes, self.stored_bytes
-        return new_bytes
+    def take_new(self) -> tuple[int, int, int]:
+        """The written, deduplicated and stored bytes that were not asked for before."""
+        told, self._told = self._told, (
+            self.written_bytes,
+            self.deduplicated_bytes,
+            self.stored_bytes,
+        )
+        written, deduplicated, stored = (now - before for now, before in zip(self._told, told, strict=True))
+        return written, deduplicated, stored
