@@ -196,7 +196,34 @@ class ChunkIndex:
         sql = "DELETE FROM segments WHERE name = ?"
         self._file.write(lambda database: database.executemany(sql, rows), None)
 
+    def listed_without_rows(self, limit: int) -> list[tuple[bytes, Kind, int]]:
+        """Packs of the last listing that the index knows nothing of: id, kind, length in bytes."""
+
+        def find(database: sqlite3.Connection) -> list[tuple[bytes, Kind, int]]:
+            rows = database.execute(
+                "SELECT pack_id, kind, length FROM temp.listed l WHERE NOT EXISTS"
+                " (SELECT 1 FROM packs p WHERE p.pack_id = l.pack_id) LIMIT ?",
+                (limit,),
+            )
+            return [(pack_id, Kind(kind), length) for pack_id, kind, length in rows]
+
+        nothing: list[tuple[bytes, Kind, int]] = []
+        # What was listed is known to the connection that writes.
+        return self._file.write(find, nothing)
+
     # -- for `store_segment` -------------------------------------------------------------------
+
+    def waiting_packs(self) -> list[bytes]:
+        """The trusted packs that no segment has yet."""
+
+        def find(database: sqlite3.Connection) -> list[bytes]:
+            rows = database.execute("SELECT pack_id FROM packs WHERE rows IS NOT NULL")
+            return [pack_id for (pack_id,) in rows]
+
+        nothing: list[bytes] = []
+        waiting = self._file.read(find, nothing)
+        with self._lock:
+            return [pack_id for pack_id in waiting if self._is_usable(pack_id)]
 
     def unsegmented(self, pack_id: bytes) -> tuple[SegmentPack, int] | None:
         """A pack of `add_pack` as segments describe it, and the length of its rows, encoded.

@@ -1,6 +1,7 @@
 """Keeping the local index and the store's segments alike.
 
-refresh         list index/, data/ and meta/; drop what is gone; take new segments in
+refresh         list index/, data/ and meta/; drop what is gone; take new segments in, and the
+                tables of packs that are in none
 store_segment   write the tables of one's own packs for other machines
 """
 
@@ -15,6 +16,7 @@ import trio
 
 from s3backfs.errors import IntegrityError, ObjectMissingError, StoreError, UnsupportedFormatError
 from s3backfs.format.keys import Keyring
+from s3backfs.format.pack import FOOTER_BYTES, TAIL_BYTES, decode_footer, open_pack_table
 from s3backfs.format.refs import ID_BYTES, Kind
 from s3backfs.format.segment import SegmentPack, decode_segment, encode_segment
 from s3backfs.repository.packing import pack_key
@@ -27,6 +29,9 @@ log = logging.getLogger(__name__)
 
 SEGMENT_PREFIX = "index/"
 SEGMENTS_AT_ONCE = 4
+PACKS_LEARNED_MAX_COUNT = 1024
+"""More packs without a segment than this are left to maintenance."""
+
 SEGMENT_BYTES = 4 * 1024 * 1024
 """A segment is closed at this length of its rows, so that taking it in needs little memory."""
 
@@ -49,6 +54,39 @@ async def refresh(store: Store, keyring: Keyring, index: ChunkIndex) -> None:
     known = await trio.to_thread.run_sync(index.known_segments)
     await trio.to_thread.run_sync(index.forget_segments, known.difference(names))
     await _take_in(store, keyring, index, [name for name in names if name not in known])
+    await _learn_from_packs(store, keyring, index)
+
+
+async def _learn_from_packs(store: Store, keyring: Keyring, index: ChunkIndex) -> None:
+    """Read the tables of packs that no segment names: a writer died before it wrote one."""
+    unknown = await trio.to_thread.run_sync(index.listed_without_rows, PACKS_LEARNED_MAX_COUNT)
+    waiting = iter(unknown)
+
+    async def work() -> None:
+        for pack_id, kind, length in waiting:
+            try:
+                await _learn_from_pack(store, keyring, index, pack_id, kind, length)
+            except (IntegrityError, UnsupportedFormatError, StoreError) as error:
+                log.warning("%s is left out of the index: %s", pack_key(kind, pack_id), error)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(SEGMENTS_AT_ONCE, len(unknown))):
+            nursery.start_soon(work)
+
+
+async def _learn_from_pack(
+    store: Store, keyring: Keyring, index: ChunkIndex, pack_id: bytes, kind: Kind, length: int
+) -> None:
+    key = pack_key(kind, pack_id)
+    tail = (await store.get(key, offset=-min(length, TAIL_BYTES))).data
+    footer = decode_footer(tail, length)
+    if footer.tail_length > len(tail):
+        tail = (await store.get(key, offset=-footer.tail_length)).data
+    cipher = keyring.pack_cipher(kind, pack_id, footer.epoch)
+    end = len(tail) - FOOTER_BYTES
+    frame = tail[end - footer.table_length : end]
+    rows = await trio.to_thread.run_sync(open_pack_table, cipher, footer, frame, length)
+    await trio.to_thread.run_sync(index.add_pack, pack_id, footer.epoch, kind, length, rows)
 
 
 async def _listed_packs(

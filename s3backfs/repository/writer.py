@@ -106,6 +106,8 @@ class Writer:
         """Bring the index up to date; contents wait for it, so that none is stored twice."""
         try:
             await refresh(self._store, self._keyring, self._index)
+            # Those of a writer that died before it wrote their segment are among them.
+            self._unsegmented += await self._in_thread(self._index.waiting_packs)
         except S3backfsError as error:
             log.warning("the index cannot be brought up to date, less is deduplicated: %s", error)
         self._has_learned.set()
