@@ -13,6 +13,7 @@ from s3backfs.cli.passphrase import prompt_passphrase, take_passphrase
 from s3backfs.cli.terminal import format_bytes, format_time, print_json, print_table, printable
 from s3backfs.config import StoreConfig
 from s3backfs.control import wire_name
+from s3backfs.errors import IntegrityError
 from s3backfs.store.location import parse_url
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ _HEADERS = ("backup", "state", "created", "updated", ">files", ">size", ">stored
 @url_argument
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @store_options
-def list_command(url: str, as_json: bool, **params: Any) -> None:
+def list_command(url: str, as_json: bool, **params: Any) -> int:
     """List the backups of a repository: state, times, files, size, new bytes stored.
+
+    A backup whose root is damaged is shown as such, and the exit code is 20.
 
     \b
     Examples:
@@ -38,6 +41,7 @@ def list_command(url: str, as_json: bool, **params: Any) -> None:
         print_json([_as_json(backup) for backup in backups])
     else:
         print_table(_HEADERS, map(_row, backups))
+    return IntegrityError.exit_code if any(b.state == "damaged" for b in backups) else 0
 
 
 def _summaries(url: str, store: StoreConfig) -> Sequence[BackupSummary]:

@@ -46,9 +46,9 @@ class RootDirectory:
         return backup.names.top
 
     async def names(self) -> AsyncIterator[bytes]:
-        """Every backup's name, sorted."""
+        """Every backup's name, sorted, also of those that cannot be read."""
         await self._catalogue.refresh()
-        for name in sorted(self._catalogue.backups):
+        for name in sorted({*self._catalogue.backups, *self._catalogue.damaged}):
             yield name
 
     async def make(self, name: bytes, mode: int, caller: Caller) -> Node:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import errno
+import logging
 from dataclasses import dataclass
 
 import pyfuse3
 from pyfuse3 import FUSEError, ReaddirToken
 
+from s3backfs.backup.backup import printable
 from s3backfs.backup.node import Node
-from s3backfs.errors import S3backfsError
+from s3backfs.errors import FileSystemError, S3backfsError
 from s3backfs.fs import control_files
 from s3backfs.fs.filesystem import FileSystem
 from s3backfs.fs.listing import Cursor
 from s3backfs.fuse import replies
+
+log = logging.getLogger(__name__)
 
 _DOTS = (b".", b"..")
 
 
 @dataclass(slots=True)
 class _Handle:
-    """One open directory; `names` is a snapshot where it is the root's or .s3backfs'."""
+    """One open directory; `names` is a snapshot where it is the root's or .s3backfs'.
+
+    It is taken when the directory is read from its start.
+    """
 
     number: int
     cursor: Cursor | None
@@ -41,16 +48,11 @@ class Directories:
     async def open(self, number: int) -> int:
         """Open a directory and return its handle."""
         cursor = None
-        names: list[bytes] = []
-        if number == pyfuse3.ROOT_INODE:
-            names = [name async for name in self._fs.root.names()]
-        elif number == control_files.DIRECTORY_NUMBER:
-            names = [control_files.STATUS_NAME]
-        else:
+        if number not in (pyfuse3.ROOT_INODE, control_files.DIRECTORY_NUMBER):
             cursor = Cursor(self._directory(number))
             cursor.node.opens += 1
         handle, self._next = self._next, self._next + 1
-        self._handles[handle] = _Handle(number, cursor, names)
+        self._handles[handle] = _Handle(number, cursor, [])
         return handle
 
     def _directory(self, number: int) -> Node:
@@ -78,6 +80,10 @@ class Directories:
     async def read(self, handle: int, cookie: int, token: ReaddirToken) -> None:
         """Fill one reply, beginning behind `cookie`."""
         directory = self._handles[handle]
+        if cookie == 0 and directory.number == pyfuse3.ROOT_INODE:
+            directory.names = [name async for name in self._fs.root.names()]
+        elif cookie == 0 and directory.cursor is None:
+            directory.names = [control_files.STATUS_NAME]
         while cookie < len(_DOTS):
             if not self._reply_dot(directory, cookie, token):
                 return
@@ -113,19 +119,30 @@ class Directories:
             reply = replies.control_attributes(control_files.STATUS_NUMBER, 0, 0)
             node = None
             if is_root:
-                node = await self._top(name)
-                if node is None or node.entry is None:
-                    continue
-                reply = replies.attributes(node, node.entry)
+                try:
+                    node = await self._top(name)
+                except S3backfsError as error:
+                    # Left out it would look deleted, and a mirror would delete it, too.
+                    log.error("backup %s cannot be read: %s", printable(name), error)
+                    reply = replies.unreadable_attributes(name)
+                else:
+                    if node is None or node.entry is None:
+                        continue
+                    reply = replies.attributes(node, node.entry)
             if not pyfuse3.readdir_reply(token, name, reply, cookie):
                 return
             if node is not None:
                 node.lookups += 1
 
     async def _top(self, name: bytes) -> Node | None:
+        """The top directory of a backup; None if it is gone meanwhile.
+
+        Raises:
+            S3backfsError: its root or the top of its tree cannot be read.
+        """
         try:
             node = await self._fs.root.lookup(name)
-            await node.backup.names.entry(node)
-        except S3backfsError:
+        except FileSystemError:
             return None
+        await node.backup.names.entry(node)
         return node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import zlib
 
 import pyfuse3
 from pyfuse3 import EntryAttributes
@@ -67,6 +68,16 @@ def missing(timeout_s: float) -> EntryAttributes:
     reply = EntryAttributes()
     reply.st_ino = 0
     reply.entry_timeout = timeout_s
+    return reply
+
+
+def unreadable_attributes(name: bytes) -> EntryAttributes:
+    """A backup that is there and cannot be read: looked at, its name answers with the error."""
+    reply = EntryAttributes()
+    # Slot 0 is no backup's; numbers below 2**32 are kept for what is fixed.
+    reply.st_ino = 1 << 32 | zlib.crc32(name)
+    reply.st_mode = stat.S_IFDIR
+    reply.attr_timeout = reply.entry_timeout = 0.0
     return reply
 
 

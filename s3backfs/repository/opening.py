@@ -17,6 +17,7 @@ from typing import TypeVar
 import trio
 
 from s3backfs.errors import (
+    IntegrityError,
     ObjectMissingError,
     PreconditionFailedError,
     RepositoryExistsError,
@@ -204,7 +205,10 @@ async def _look(store: Store) -> tuple[Locked, list[Listed]]:
         raise _missing(store, listed) from fetched
     if isinstance(fetched, S3backfsError):
         raise fetched
-    locked = decode_parameters(fetched)
+    try:
+        locked = decode_parameters(fetched)
+    except IntegrityError as error:
+        raise _with_remedy(error) from error
     if not locked.is_encrypted:
         return locked, []
     if isinstance(listed, S3backfsError):
@@ -266,6 +270,11 @@ async def _load_slots(store: Store, listed: Sequence[Listed]) -> dict[str, bytes
     return slots
 
 
+def _with_remedy(error: IntegrityError) -> IntegrityError:
+    text = f"{error.message}; put back an older version of the object, or a copy"
+    return IntegrityError(text, key=error.key, offset=error.offset)
+
+
 async def _unlock(
     store: Store, locked: Locked, slots: dict[str, bytes], passphrase: bytes
 ) -> Keyring:
@@ -275,4 +284,6 @@ async def _unlock(
         )
     except WrongKeyError as error:
         raise WrongKeyError(f"{store.url}: {error}; no key slot opens with it") from error
+    except IntegrityError as error:
+        raise _with_remedy(error) from error
     return locked.unlock(unlocked.epoch, unlocked.master)
