@@ -153,6 +153,14 @@ class Backup:
 
     async def is_empty(self, directory: Node) -> bool:
         """Whether a directory has no names."""
+        while True:
+            generation = self.generation
+            is_empty = await self._is_empty(directory)
+            # A tree that was replaced meanwhile may have names that are gone.
+            if generation == self.generation:
+                return is_empty
+
+    async def _is_empty(self, directory: Node) -> bool:
         names = directory.directory
         assert names is not None
         if any(child is not None for child in names.children.values()):
@@ -190,6 +198,19 @@ class Backup:
     def note_base(self, source: Backup) -> None:
         """Remember a backup that entries were taken over from."""
         self.bases[source.id] = source
+
+    def keep_clone(self, group: tuple[bytes, bytes], clone: Node) -> None:
+        """Hold the clone of one name of a link group in memory until the other names join it."""
+        self.forget_clone(group)
+        clone.pins += 1
+        self.clones[group] = clone
+
+    def forget_clone(self, group: tuple[bytes, bytes]) -> None:
+        """Let go of a clone that no more names are to join."""
+        clone = self.clones.pop(group, None)
+        if clone is not None:
+            clone.pins -= 1
+            self.names.release(clone)
 
     def fail(self, error: S3backfsError) -> None:
         """Remember what went wrong for good."""
@@ -274,17 +295,27 @@ class Backup:
             self._thawed = None
 
     async def settle_contents(self) -> None:
-        """Hand over the written bytes of every open file."""
+        """Hand over the written bytes of every open file, once each unless changes are held up."""
+        writer = self.repository.writer
+        if self.dirty and writer.failure is not None:
+            # The writer takes nothing before what failed is stored.
+            await writer.barrier()
         while self.dirty:
-            node = self.dirty.pop()
-            content = node.content
-            if content is None:
-                continue
-            try:
-                await content.settle()
-            finally:
-                if content.is_dirty:
-                    self.dirty.add(node)
+            for node in list(self.dirty):
+                await self._settle_content(node)
+            if self._thawed is None:
+                return
+
+    async def _settle_content(self, node: Node) -> None:
+        self.dirty.discard(node)
+        content = node.content
+        if content is None:
+            return
+        try:
+            await content.settle()
+        finally:
+            if content.is_dirty:
+                self.dirty.add(node)
 
 
 def printable(name: bytes) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from s3backfs.backup.live import INO_MASK
 from s3backfs.backup.names import NameTree, link_pointer
-from s3backfs.backup.node import Node
+from s3backfs.backup.node import Directory, Node
 from s3backfs.backup.statistics import Tally
 from s3backfs.manifest.entry import Entry
 
@@ -169,8 +169,7 @@ def land(taken: Capture, names: NameTree) -> None:
 
     No await may stand between the swap and the end of this function.
     """
-    for node, prefix in taken.rebased:
-        _rebase(node, prefix)
+    _rebase(taken, names)
     names.flying_links = set()
     idle: list[Node] = []
     for directory in taken.directories():
@@ -183,20 +182,44 @@ def land(taken: Capture, names: NameTree) -> None:
         names.release(node)
 
 
-def _rebase(node: Node, prefix: bytes) -> None:
-    """Point a directory, and those loaded below it from its old base, to their new prefixes."""
-    waiting = [(node, prefix)]
+def _rebase(taken: Capture, names: NameTree) -> None:
+    """Point every directory in memory to its prefix in the new tree.
+
+    One that was loaded from the old tree since the capture, and perhaps moved away, went where the
+    nearest captured directory above its old place went.
+    """
+    moved = {captured.base: captured.prefix for captured in taken.directories()}
+    made = [(node, prefix) for node, prefix in taken.rebased if _base(node) is None]
+    if len(made) < len(taken.rebased):
+        for directory in _directories(names.top):
+            if directory.base is not None:
+                directory.base = _moved_prefix(moved, directory.base)
+    for node, prefix in made:
+        # A directory that was removed meanwhile stays without names.
+        if node.directory is not None and node.parent is not None:
+            node.directory.base = prefix
+
+
+def _base(node: Node) -> bytes | None:
+    return node.directory.base if node.directory is not None else None
+
+
+def _directories(top: Node) -> Iterator[Directory]:
+    """Every directory in memory, from the top down."""
+    waiting = [top]
     while waiting:
-        current, new_base = waiting.pop()
-        assert current.directory is not None
-        old_base, current.directory.base = current.directory.base, new_base
-        if old_base is None or old_base == new_base:
-            continue
-        for name, child in current.directory.children.items():
-            if child is None or child.directory is None:
-                continue
-            if child.directory.base == old_base + name + b"\0":
-                waiting.append((child, new_base + name + b"\0"))
+        directory = waiting.pop().directory
+        if directory is not None:
+            yield directory
+            waiting.extend(child for child in directory.children.values() if child is not None)
+
+
+def _moved_prefix(moved: dict[bytes | None, bytes], base: bytes) -> bytes:
+    """Where the new tree has what the old one had at `base`; the top is always in `moved`."""
+    end = len(base)
+    while (prefix := moved.get(base[:end])) is None:
+        end = base.rfind(b"\0", 0, end - 1) + 1
+    return prefix + base[end:]
 
 
 def _land_directory(directory: CapturedDirectory) -> list[Node]:

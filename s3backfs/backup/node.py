@@ -54,6 +54,13 @@ class Directory:
         self.gone: set[bytes] = set()
         self.flying: set[bytes] = set()
 
+    def clear(self) -> None:
+        """Be without names for good: the directory was removed."""
+        self.base = None
+        self.children.clear()
+        for names in (self.changed, self.below, self.gone):
+            names.clear()
+
     def overlay_names(self) -> set[bytes]:
         """The names that must not be taken from the base."""
         return self.changed | self.flying

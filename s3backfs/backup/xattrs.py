@@ -42,7 +42,7 @@ async def with_stored_xattrs(repository: Repository, entry: Entry) -> Entry:
         return entry
     size = sum(len(name) + len(value) for name, value in extra.xattrs.items())
     if size + len(entry.inline or b"") <= INLINE_MAX_BYTES:
-        return entry
+        return with_extra(entry, msgspec.structs.replace(extra, xattr_ref=None))
     ref = extra.xattr_ref
     if ref is None:
         ordered = dict(sorted(extra.xattrs.items()))

@@ -78,7 +78,9 @@ async def _resize(node: Node, size: int, files: Files) -> None:
         content = await files.content(node)
         assert node.entry is not None
         await content.truncate(size, node.entry.size)
-        node.backup.names.replace(node, size=size)
+        node.clone_of = None
+        now_ns = time.time_ns()
+        node.backup.names.replace(node, size=size, mtime_ns=now_ns, ctime_ns=now_ns)
     finally:
         node.opens -= 1
     if not node.opens:

@@ -111,7 +111,8 @@ class FileContent:
         while True:
             placed = self._placed
             plan = await self._plan(offset, length, size)
-            if len(plan) == 1 and not len(self._buffer) and not self._flushing:
+            is_settled = not len(self._buffer) and not self._flushing
+            if len(plan) == 1 and is_settled and placed == self._placed:
                 return await self._read_extent(plan[0])
             result = bytearray(length)
             await self._fill(plan, offset, result)
@@ -181,6 +182,15 @@ class FileContent:
         """Bytes that wait to be cut."""
         return self._buffer.size_bytes
 
+    async def make_room(self) -> None:
+        """Try again to hand over what an earlier write could not; it is not taken otherwise.
+
+        Raises:
+            S3backfsError: it still cannot be stored.
+        """
+        if self._buffer.size_bytes >= self._repository.cut_bytes(CUT_BYTES) and not self._flushing:
+            await self._hand_over(is_final=False)
+
     async def write(self, offset: int, data: bytes) -> None:
         """Take written bytes; waits while memory is spent."""
         self._begin_change()
@@ -222,17 +232,10 @@ class FileContent:
         entry = self._node.entry
         assert entry is not None
         self._node.entry = with_extra(
-            msgspec.structs.replace(
-                entry, inline=self._inline, extents=self._stored_extents(entry.size)
-            ),
+            msgspec.structs.replace(entry, inline=self._inline, extents=self._extents.extents()),
             msgspec.structs.replace(entry.extra or NO_EXTRA, extent_tree=self._tree),
         )
         self._node.backup.names.touch(self._node)
-
-    def _stored_extents(self, size: int) -> tuple[Extent, ...]:
-        if self._tree is None:
-            return self._extents.extents()
-        return tuple(extent for extent in self._extents if extent.file_offset < size)
 
     def _keep_inline(self) -> bool:
         """Keep a tiny file in its entry; the buffer is emptied then."""
@@ -253,6 +256,11 @@ class FileContent:
                 for segment in self._flushing:
                     await self._place(segment, is_final=is_final)
                 await self._merge_if_large()
+            except BaseException:
+                # Nothing is lost: what has no place yet waits for the next attempt.
+                for segment in self._flushing:
+                    self._buffer.put_under(segment.start, segment.data)
+                raise
             finally:
                 self._flushing = []
                 self._placed += 1
@@ -291,7 +299,7 @@ class FileContent:
         extents = self._extents.extents()
         await self._repository.writer.drain()
         self._tree = await merge_extents(self._node.backup.nodes, self._tree, extents)
-        self._extents = ExtentMap(is_overlay=True)
+        self._extents = ExtentMap(is_overlay=self._tree is not None)
 
     # -- keeping extents few -----------------------------------------------------------------
 
@@ -306,8 +314,14 @@ class FileContent:
 
     async def _rewrite(self, window: Window) -> None:
         async with self._lock:
-            plan = await self._plan(window.file_offset, window.length, MAX_FILE_BYTES)
-            content = bytearray(window.length)
+            entry = self._node.entry
+            assert entry is not None
+            # The file may have been cut since the window was chosen.
+            length = min(window.length, entry.size - window.file_offset)
+            if length <= 0:
+                return
+            plan = await self._plan(window.file_offset, length, MAX_FILE_BYTES)
+            content = bytearray(length)
             await self._fill(plan, window.file_offset, content)
             await self._place_chunk(window.file_offset, memoryview(content))
 
@@ -320,6 +334,7 @@ class FileContent:
             return
         if extra_of(entry).extent_tree is not extra_of(captured).extent_tree:
             return
+        self._placed += 1
         self._tree = extra_of(stored).extent_tree
         self._extents = ExtentMap(stored.extents, is_overlay=self._tree is not None)
         self._node.entry = with_extra(

@@ -94,6 +94,7 @@ class Files:
         assert entry is not None
         if entry.size:
             await content.truncate(0, entry.size)
+        node.clone_of = None
         now_ns = time.time_ns()
         node.backup.names.replace(node, size=0, mtime_ns=now_ns, ctime_ns=now_ns)
 
@@ -114,6 +115,7 @@ class Files:
             S3backfsError: what made the backup fail, once for each handle.
         """
         node = handle.node
+        await handle.content.make_room()
         await node.backup.writable()
         self._tell_failure(handle)
         entry = node.entry

@@ -18,8 +18,9 @@ from s3backfs.backup.node import Node
 from s3backfs.errors import FileSystemError
 from s3backfs.fs import acl
 from s3backfs.fs.caller import Caller
-from s3backfs.manifest.entry import Entry, Extra, extra_of, with_extra
+from s3backfs.manifest.entry import Entry, Extent, Extra, extra_of, settled_extent, with_extra
 from s3backfs.manifest.keys import entry_key, link_key
+from s3backfs.repository.piece import Piece
 
 NAME_MAX_BYTES = 255
 KEY_MAX_BYTES = 8 * 1024
@@ -264,6 +265,9 @@ def _drop_name(parent: Node, name: bytes, node: Node, now_ns: int) -> None:
     names = parent.backup.names
     names.detach(parent, name, node)
     assert node.entry is not None
+    if node.directory is not None:
+        # Who has it open finds it empty, even if its path is used anew.
+        node.directory.clear()
     if node.link_id is None:
         node.entry = msgspec.structs.replace(node.entry, ctime_ns=now_ns)
         parent.backup.tally.add(node.entry, -1)
@@ -362,17 +366,52 @@ async def _clone(node: Node, new_parent: Node, new_name: bytes) -> Node:
     """
     target: Backup = new_parent.backup
     source = await _attributes(node)
-    await _prepare(new_parent)
     target.note_base(node.backup)
-    group = (node.backup.id, node.link_id) if node.link_id is not None else None
-    joined = target.clones.get(group) if group else None
-    if joined is not None and joined.entry is not None and link_count(joined, joined.entry):
-        return await link(joined, new_parent, new_name)
+    is_linked = node.link_id is not None and extra_of(source).nlink > 1
+    group = (node.backup.id, node.link_id) if node.link_id is not None and is_linked else None
+    if group and (joined := await _joined(target, group, source)) is not None:
+        await link(joined, new_parent, new_name)
+        if extra_of(_present(joined)).nlink >= extra_of(source).nlink:
+            target.forget_clone(group)
+        return joined
+    await _prepare(new_parent)
     extra = msgspec.structs.replace(extra_of(source), ino=0, link_id=None, nlink=0)
     entry = with_extra(source, extra)
     clone = target.names.create(new_parent, new_name, entry)
     clone.clone_of = source
     if group:
-        target.clones[group] = clone
+        target.keep_clone(group, clone)
     _note_names_changed(new_parent, time.time_ns())
     return clone
+
+
+async def _joined(target: Backup, group: tuple[bytes, bytes], source: Entry) -> Node | None:
+    """The clone that stands for a link group, if it still shows what the source shows."""
+    clone = target.clones.get(group)
+    if clone is None:
+        return None
+    entry = await target.names.entry(clone)
+    if entry is not None and link_count(clone, entry) and _is_alike(entry, source):
+        return clone
+    target.forget_clone(group)
+    return None
+
+
+def _is_alike(clone: Entry, source: Entry) -> bool:
+    """Whether two inodes show the same, but for numbers, links and ctime."""
+    ours, theirs = (
+        with_extra(
+            msgspec.structs.replace(
+                entry, ctime_ns=0, extents=tuple(map(_placed_extent, entry.extents))
+            ),
+            msgspec.structs.replace(extra_of(entry), ino=0, link_id=None, nlink=0, xattr_ref=None),
+        )
+        for entry in (clone, source)
+    )
+    return ours == theirs
+
+
+def _placed_extent(extent: Extent) -> Extent:
+    """An extent with the place of its bytes, where they have one."""
+    has_place = isinstance(extent.content, Piece) and extent.content.ref is not None
+    return settled_extent(extent) if has_place else extent
