@@ -53,6 +53,9 @@ log = logging.getLogger(__name__)
 SWITCH_INTERVAL_S = 0.0005
 """Worker threads that run Python must not hold up requests for long."""
 
+TASKS_MAX_COUNT = 1024
+"""So many requests may wait for S3 at once before the next one is not even read."""
+
 CLOSING_DEADLINE_S = 10.0
 
 LETTING_GO_S = 5.0
@@ -178,7 +181,7 @@ class _Mount:
 
     async def _run_loop(self) -> None:
         try:
-            await pyfuse3.main()
+            await pyfuse3.main(max_tasks=TASKS_MAX_COUNT)
         finally:
             self._ended.set()
 

@@ -252,16 +252,16 @@ class FileContent:
     async def _hand_over(self, *, is_final: bool) -> None:
         async with self._lock:
             self._flushing = self._buffer.take()
+            waiting = self._flushing[::-1]
             try:
-                for segment in self._flushing:
-                    await self._place(segment, is_final=is_final)
+                while waiting:
+                    await self._place(waiting[-1], is_final=is_final)
+                    waiting.pop()
                 await self._merge_if_large()
-            except BaseException:
-                # Nothing is lost: what has no place yet waits for the next attempt.
-                for segment in self._flushing:
-                    self._buffer.put_under(segment.start, segment.data)
-                raise
             finally:
+                # What was refused is not lost: it is handed over again with the next attempt.
+                for segment in waiting:
+                    self._buffer.put_under(segment.start, segment.data)
                 self._flushing = []
                 self._placed += 1
 

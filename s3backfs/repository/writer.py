@@ -95,7 +95,7 @@ class Writer:
         self._current: dict[Kind, PackUpload] = {}
         self._bundle: list[Piece] = []
         self._bundle_bytes = 0
-        self._running = 0
+        self._running: set[object] = set()
         self._finishing = 0
         self._changed = trio.Event()
         self._has_learned = trio.Event()
@@ -141,7 +141,9 @@ class Writer:
             S3backfsError: one of them got none.
         """
         self._close_bundle()
-        await self._wait_until(lambda: not self._running)
+        # Only what is under way now: others may add without end.
+        waiting = set(self._running)
+        await self._wait_until(lambda: waiting.isdisjoint(self._running))
         if self.failure is not None:
             raise self.failure
 
@@ -194,10 +196,13 @@ class Writer:
             self._start(self._store_bundle, pieces)
 
     def _start(self, work: Callable[[T], Awaitable[None]], argument: T) -> None:
-        self._running += 1
-        self._nursery.start_soon(self._run, work, argument)
+        ticket = object()
+        self._running.add(ticket)
+        self._nursery.start_soon(self._run, ticket, work, argument)
 
-    async def _run(self, work: Callable[[T], Awaitable[None]], argument: T) -> None:
+    async def _run(
+        self, ticket: object, work: Callable[[T], Awaitable[None]], argument: T
+    ) -> None:
         try:
             await self._has_learned.wait()
             await work(argument)
@@ -205,7 +210,7 @@ class Writer:
             self._undone.append((work, argument))
             self._fail(error)
         finally:
-            self._running -= 1
+            self._running.discard(ticket)
             self._note_change()
 
     def _fail(self, error: S3backfsError) -> None:
