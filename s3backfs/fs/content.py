@@ -226,6 +226,9 @@ class FileContent:
         if not self._keep_inline():
             await self._hand_over(is_final=True)
             await self._defragment()
+        if not self._is_touched:
+            # Another task has settled it meanwhile; a newer content may be at work by now.
+            return
         # No await from here on: the entry and the flag change together.
         if self._buffer.size_bytes == 0 and not self._flushing:
             self._is_touched = False
