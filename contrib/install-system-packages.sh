@@ -3,6 +3,8 @@
 set -eu
 
 packages="fuse3 libfuse3-dev pkg-config gcc python3-dev python3-venv rsync attr acl"
+# The tools that the tests put to work on a mount; a test says so and skips where one is missing.
+packages="$packages cpio libarchive-tools dump rsnapshot fio sqlite3 git zip unzip libcap2-bin"
 
 if ! command -v dpkg-query >/dev/null; then
     echo "not a Debian system: install the likes of: $packages" >&2

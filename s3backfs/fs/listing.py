@@ -50,7 +50,8 @@ class Cursor:
 
     async def next(self, cookie: int) -> Listed | None:
         """The first name behind a cookie that is still there, None at the end."""
-        if self._names is None or cookie < self.position - len(self._recent):
+        # At cookie 0 the directory is read from its start: names that came since are shown.
+        if cookie == 0 or self._names is None or cookie < self.position - len(self._recent):
             await self._restart()
         while (named := await self._behind(cookie)) is not None:
             cookie += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -84,13 +85,15 @@ class Shared:
 def shared(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """A mount for all tests that need none of their own; other users may enter it."""
     url = f"s3://{server.make_bucket(f'shared-{uuid.uuid4().hex}')}/shared"
-    homes = [tmp_path_factory.mktemp(name) for name in ("writer", "reader")]
-    writer, reader = (Machine(home, url, server.environment) for home in homes)
-    writer.run("init", url)
-    with writer.mounted("-o", "allow_other") as mount:
-        for path in list(mount.path.parents)[:3]:
-            path.chmod(0o755)
-        yield Shared(mount, reader)
+    # Nobody else may enter a directory of pytest's.
+    with tempfile.TemporaryDirectory(prefix="s3backfs-test-") as name:
+        home = Path(name)
+        home.chmod(0o755)
+        writer = Machine(home, url, server.environment)
+        reader = Machine(tmp_path_factory.mktemp("reader"), url, server.environment)
+        writer.run("init", url)
+        with writer.mounted("-o", "allow_other") as mount:
+            yield Shared(mount, reader)
 
 
 @pytest.fixture
