@@ -136,6 +136,8 @@ class _Mount:
         )
         await catalogue.refresh(is_forced=True)
         await catalogue.take_over_own(is_forced=config.take_over)
+        if config.backup is None:
+            repository.retire_dead_writers()
         files = Files(repository)
         self._filesystem = FileSystem(
             repository=repository,
@@ -260,6 +262,7 @@ class _Mount:
     async def _shut_down(self) -> None:
         """Make everything durable; a second signal does not stop it."""
         self._condition.state = "finishing"
+        self._filesystem.repository.note_finishing()
         notify_service("STOPPING=1")
         log.info("finishing: %s", self._verbs.progress_line())
         if self._is_signalled and self._is_on_top():
@@ -272,6 +275,8 @@ class _Mount:
                 torn=self._torn,
             )
             nursery.cancel_scope.cancel()
+        if not self._filesystem.catalogue.own_open():
+            self._filesystem.repository.retire_writer()
         for warning in self._finish.warnings:
             log.warning("%s", warning)
         log.info("finished: %s", self._verbs.progress_line())

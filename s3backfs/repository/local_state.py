@@ -9,6 +9,7 @@ gone on with.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -17,42 +18,90 @@ from pathlib import Path
 from s3backfs.errors import RepositoryError
 from s3backfs.format.refs import ID_BYTES
 
+FINISHING = b"finishing\n"
+"""What the file of a writer says whose mount is gone and whose process is not."""
+
 
 class WriterIdentity:
-    """The writer id of one mount, and those of dead ones of this machine; held until closed."""
+    """The writer id of one mount, and those of dead ones of this machine; held until closed.
+
+    Every mount writes under an id of its own, so that a cloned machine is another writer.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory / "writers"
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._files: dict[bytes, int] = {}
+        self._is_needed = True
         for path in sorted(self._directory.iterdir()):
             self._try_to_hold(path)
-        if not self._files:
-            self._try_to_hold(self._directory / secrets.token_hex(ID_BYTES))
-        self.writer_id = min(self._files)
+        self.writer_id = secrets.token_bytes(ID_BYTES)
+        self._try_to_hold(self._path(self.writer_id))
+
+    def _path(self, writer_id: bytes) -> Path:
+        return self._directory / writer_id.hex()
 
     def _try_to_hold(self, path: Path) -> None:
         try:
             writer_id = bytes.fromhex(path.name)
         except ValueError:
             return
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return
-        self._files[writer_id] = descriptor
+        descriptor = _lock(path)
+        if descriptor is not None:
+            self._files[writer_id] = descriptor
 
     def is_own(self, writer_id: bytes) -> bool:
         """Whether a writer is this mount, or a dead one of this machine."""
         return writer_id in self._files
 
+    def retire_dead(self) -> None:
+        """Forget the ids of dead writers; call it when this mount has taken over what was theirs."""
+        for writer_id in self._files.keys() - {self.writer_id}:
+            self._drop(writer_id)
+
+    def note_finishing(self) -> None:
+        """Let the next mount of this machine wait: this one is only storing what is left."""
+        os.pwrite(self._files[self.writer_id], FINISHING, 0)
+
+    def retire(self) -> None:
+        """Say that this mount leaves no open backup behind: nobody needs its id."""
+        self._is_needed = False
+
     def close(self) -> None:
-        """Let the next mount have the ids."""
+        """Let go of all ids; those that are needed stay for the next mount to find."""
+        if not self._is_needed:
+            self._drop(self.writer_id)
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
+
+    def _drop(self, writer_id: bytes) -> None:
+        self._path(writer_id).unlink(missing_ok=True)
+        os.close(self._files.pop(writer_id))
+
+
+def is_one_finishing(directory: Path) -> bool:
+    """Whether another mount process of this machine is storing what is left to store."""
+    for path in (directory / "writers").glob("*"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes() != FINISHING:
+                continue
+            descriptor = _lock(path)
+            if descriptor is None:
+                return True
+            os.close(descriptor)
+    return False
+
+
+def _lock(path: Path) -> int | None:
+    """Open and lock a file of a writer; None while its process lives."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def check_pin(directory: Path, mode: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,12 +16,16 @@ from s3backfs.format.parameters import ChunkBounds
 from s3backfs.format.refs import Ref
 from s3backfs.repository.cache import DiskCache
 from s3backfs.repository.index import ChunkIndex
-from s3backfs.repository.local_state import WriterIdentity, check_pin
+from s3backfs.repository.local_state import WriterIdentity, check_pin, is_one_finishing
 from s3backfs.repository.opening import OpenedRepository
 from s3backfs.repository.piece import Piece
 from s3backfs.repository.reader import Caches, Reader, ReaderLimits
 from s3backfs.repository.writer import Writer, WriterOptions
 from s3backfs.store.base import Store
+
+log = logging.getLogger(__name__)
+
+FINISHING_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,21 @@ class Repository:
         self.reader = reader
         self.writer = writer
         self._identity = identity
+
+    def retire_dead_writers(self) -> None:
+        """Forget dead writers of this machine, whose open backups were all taken over."""
+        if self._identity is not None:
+            self._identity.retire_dead()
+
+    def retire_writer(self) -> None:
+        """Say that no open backup of this mount is left: nobody will take over from it."""
+        if self._identity is not None:
+            self._identity.retire()
+
+    def note_finishing(self) -> None:
+        """Let the next mount of this machine wait for this one to end."""
+        if self._identity is not None:
+            self._identity.note_finishing()
 
     @property
     def writer_id(self) -> bytes:
@@ -109,7 +129,10 @@ async def open_for_mount(
     state_dir, cache_dir = options.state_dir / own_name, options.cache_dir / own_name
     check_pin(state_dir, str(keyring.encryption))
     cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    identity = None if options.is_read_only else WriterIdentity(state_dir)
+    identity = None
+    if not options.is_read_only:
+        await _wait_for_finishing(state_dir)
+        identity = WriterIdentity(state_dir)
     index = ChunkIndex(cache_dir / "index.sqlite")
     threads = os.cpu_count() or 1
     try:
@@ -143,6 +166,14 @@ async def open_for_mount(
         index.close()
         if identity is not None:
             identity.close()
+
+
+async def _wait_for_finishing(state_dir: Path) -> None:
+    """Wait for a mount process of this machine that is storing what is left."""
+    if is_one_finishing(state_dir):
+        log.info("waiting for a mount process of this machine that is still storing")
+    while is_one_finishing(state_dir):
+        await trio.sleep(FINISHING_POLL_S)
 
 
 def content_length(content: Ref | Piece) -> int:

@@ -160,15 +160,19 @@ class Writer:
         await self.drain()
         for upload in list(self._current.values()):
             self._close_pack(upload)
-        waiting = [upload for upload in self._packs.values() if not upload.is_stored]
+        waiting = list(self._packs.values())
         for upload in waiting:
             if upload.has_failed:
                 self._start_finish(upload)
         await self._wait_until(
-            lambda: all(upload.is_stored or upload.has_failed for upload in waiting)
+            lambda: all(self._is_taken_in(upload) or upload.has_failed for upload in waiting)
         )
         if self.failure is not None:
             raise self.failure
+
+    def _is_taken_in(self, upload: PackUpload) -> bool:
+        """Whether a pack is stored, known to the index, and out of memory."""
+        return upload.pack.pack_id not in self._packs
 
     def peek(self, pack_id: bytes, pack_offset: int, frame_length: int) -> bytes | None:
         """A frame of a pack that is still in memory."""
