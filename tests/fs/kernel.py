@@ -1,4 +1,4 @@
-"""A kernel for tests: it looks names up, counts what it knows, and forgets, as the real one does."""
+"""A kernel for tests: it looks names up, counts what it knows and forgets, as real ones do."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ async def test_checkpoint_ends_while_somebody_writes_on(world: World, kernel: Ke
 
 @in_world()
 async def test_taken_bytes_outlive_refused_packs(world: World, kernel: Kernel) -> None:
-    """Bytes that the file system took are there to be read, and stored once S3 takes packs again."""
+    """Bytes that the file system took can be read, and are stored once S3 takes packs again."""
     backup = kernel.backup(b"one")
     data, step = os.urandom(12 << 20), 1 << 18
     handle = await kernel.open(await kernel.make((b"one", b"file"), FILE), os.O_RDWR)
