@@ -50,7 +50,8 @@ def decode(value: bytes) -> list[AclEntry]:
         raise FileSystemError(errno.EINVAL)
     if entries and any(tags.count(tag) != 1 for tag in _BASE_TAGS):
         raise FileSystemError(errno.EINVAL)
-    if (USER in tags or GROUP in tags) and tags.count(MASK) != 1:
+    is_named = USER in tags or GROUP in tags
+    if tags.count(MASK) > 1 or (is_named and MASK not in tags):
         raise FileSystemError(errno.EINVAL)
     return entries
 
