@@ -275,6 +275,7 @@ class _Mount:
                 torn=self._torn,
             )
             nursery.cancel_scope.cancel()
+        await self._filesystem.repository.end_lease()
         if not self._filesystem.catalogue.own_open():
             self._filesystem.repository.retire_writer()
         for warning in self._finish.warnings:

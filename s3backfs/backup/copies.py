@@ -71,14 +71,11 @@ class Beside:
         """All copies of one backup."""
         return [copy for copy in self.copies if copy.backup_id == backup_id]
 
-    def newest(self) -> dict[bytes, Copy]:
-        """The newest copy of each backup; of equals, which cannot be, the one of the highest id."""
-        found: dict[bytes, Copy] = {}
-        for copy in self.copies:
-            known = found.get(copy.backup_id)
-            if known is None or (copy.age, copy.writer) > (known.age, known.writer):
-                found[copy.backup_id] = copy
-        return found
+    def newer(self, root: Root) -> list[Copy]:
+        """The copies that are newer than a root, the newest first."""
+        age = Copy.of(root).age
+        copies = [copy for copy in self.of_backup(root.backup_id) if copy.age > age]
+        return sorted(copies, key=lambda copy: (copy.age, copy.writer), reverse=True)
 
 
 def claim_key(writer: bytes, encoded_name: str) -> str:

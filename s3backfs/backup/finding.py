@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import trio
 
 from s3backfs.backup.backup import printable
-from s3backfs.backup.copies import Beside, Copy, list_beside
+from s3backfs.backup.copies import Beside, list_beside
 from s3backfs.backup.roots import OPEN_PREFIX, SEALED_PREFIX, HeldRoot, load_copy, load_root
 from s3backfs.errors import (
     IntegrityError,
@@ -108,19 +108,18 @@ async def with_newer_copies(
     store: Store, keyring: Keyring, roots: Mapping[bytes, HeldRoot], beside: Beside
 ) -> dict[bytes, HeldRoot]:
     """Those open roots of which there is a newer copy, in the copy's state."""
-    newest = beside.newest()
     found: dict[bytes, HeldRoot] = {}
     for name, held in roots.items():
-        copy = newest.get(held.root.backup_id)
-        if copy is None or held.is_in_place or copy.age <= Copy.of(held.root).age:
-            continue
-        try:
-            root = await load_copy(store, keyring, copy)
-        except (ObjectMissingError, IntegrityError, UnsupportedFormatError) as error:
-            log.warning("a copy of an open root is left out: %s", error)
-            continue
-        if root.name == name:
-            found[name] = HeldRoot(root, held.key, held.etag)
+        for copy in [] if held.is_in_place else beside.newer(held.root):
+            try:
+                root = await load_copy(store, keyring, copy)
+            except (ObjectMissingError, IntegrityError, UnsupportedFormatError) as error:
+                log.warning("a copy of an open root is left out: %s", error)
+                continue
+            # That of an interrupted rename bears another name.
+            if root.name == name:
+                found[name] = HeldRoot(root, held.key, held.etag)
+                break
     return found
 
 

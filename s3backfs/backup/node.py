@@ -58,7 +58,7 @@ class Directory:
         """Be without names for good: the directory was removed."""
         self.base = None
         self.children.clear()
-        for names in (self.changed, self.below, self.gone):
+        for names in (self.changed, self.below, self.gone, self.flying):
             names.clear()
 
     def overlay_names(self) -> set[bytes]:

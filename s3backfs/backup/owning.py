@@ -71,6 +71,9 @@ class RootWriter:
             if over is None:
                 await self._check_absent(key)
                 await self._check_absent(sealed_key(self._repository, root.name))
+            if base_age(root) > (1, 2):
+                # There were roots of it before, maybe under this very name.
+                await self._put_copy(root)
             return await self._put(key, root, None)
         finally:
             await self._remove([claim])
@@ -270,26 +273,39 @@ class RootWriter:
 
     async def _outbid(self, base: Root) -> tuple[Root, list[Copy]]:
         """Put a copy of the newest state with a higher epoch than anybody else has."""
-        backup_id = base.backup_id
-        copies = (await list_beside(self._store)).of_backup(backup_id)
-        epoch = max([base.owner.epoch, *(copy.epoch for copy in copies)]) + 1
+        before = await list_beside(self._store)
+        base = await self._newest_state(base, before.newer(base), is_settled=True)
+        epochs = [copy.epoch for copy in before.of_backup(base.backup_id)]
+        epoch = max([base.owner.epoch, *epochs]) + 1
         for _ in range(ATTEMPTS):
             root = self._next(self._raised(base, epoch))
             mine = await self._put_copy(root)
-            copies = (await list_beside(self._store)).of_backup(backup_id)
+            copies = (await list_beside(self._store)).of_backup(base.backup_id)
             others = [copy for copy in copies if copy != mine]
-            rivals = [copy for copy in others if copy.epoch >= epoch and copy.writer != mine.writer]
+            if any(copy.epoch >= epoch and copy.writer != mine.writer for copy in others):
+                await self._remove([mine.key])
+                raise OwnershipLostError("another writer takes this open backup over just now")
             newer = [copy for copy in others if base_age(base) < copy.age < (epoch, 0)]
-            if not newer and not rivals:
+            newer = [copy for copy in newer if copy not in before.copies]
+            if not newer:
                 return root, others
             await self._remove([mine.key])
-            if rivals:
-                raise OwnershipLostError("another writer takes this open backup over just now")
-            newest = max(newer, key=lambda copy: copy.age)
-            base = await load_copy(self._store, self._repository.keyring, newest)
-            if base.state == BackupState.SEALED:
-                raise RepositoryBusyError("the owner of this open backup is sealing it just now")
+            base = await self._newest_state(base, newer, is_settled=False)
         raise OwnershipLostError("the owner of this open backup is writing it")
+
+    async def _newest_state(self, base: Root, newer: list[Copy], *, is_settled: bool) -> Root:
+        """The newest state of a backup under its name.
+
+        Another name is that of an interrupted rename, if it was there before (`is_settled`).
+        """
+        for copy in sorted(newer, key=lambda copy: copy.age, reverse=True):
+            root = await load_copy(self._store, self._repository.keyring, copy)
+            is_same = root.name == base.name
+            if (is_same and root.state == BackupState.SEALED) or not (is_same or is_settled):
+                raise RepositoryBusyError("the owner of this open backup is sealing or renaming it")
+            if is_same:
+                return root
+        return base
 
     async def _claim(self, name: bytes) -> str:
         """Announce that this writer takes a name; of those that meet, at most one goes on.
@@ -308,6 +324,7 @@ class RootWriter:
                 for claim in claims
                 if claim.name == encoded and claim.writer != writer
                 if claim.modified_ns >= oldest_ns
+                and not self._repository.is_own_writer(claim.writer)
             ]
             if not rivals:
                 return key

@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from s3backfs.backup.backup import Backup, printable
-from s3backfs.errors import FileSystemError, RepositoryError, S3backfsError
+from s3backfs.errors import FileSystemError, OwnershipLostError, RepositoryError, S3backfsError
 from s3backfs.fs.filesystem import FileSystem
 from s3backfs.store.counting import Traffic
 from s3backfs.store.retrying import Outage
@@ -199,6 +199,12 @@ async def finish_backups(filesystem: FileSystem, *, keep_open: bool, torn: set[b
     `torn` are backups with a file that was open for writing when the mount ended.
     """
     result = Finish()
+    for backup in filesystem.catalogue.lost():
+        result.warnings.append(
+            f"backup {printable(backup.name)}: another writer has taken it over; what this mount "
+            "wrote since then is not in S3"
+        )
+        result.exit_code = OwnershipLostError.exit_code
     for backup in filesystem.catalogue.own_open():
         name = printable(backup.name)
         had_failed = backup.failure is not None
@@ -206,6 +212,11 @@ async def finish_backups(filesystem: FileSystem, *, keep_open: bool, torn: set[b
             await backup.checkpoint()
             if keep_open:
                 pass
+            elif backup.is_resumed and not backup.change_count:
+                result.warnings.append(
+                    f"backup {name} stays open: an earlier mount did not complete it, and nothing "
+                    "was written to it since; write what is missing, or seal it as it is"
+                )
             elif backup.id in torn or had_failed:
                 why = "an error" if had_failed else "a file open for writing"
                 result.warnings.append(f"backup {name} stays open: it had {why}")

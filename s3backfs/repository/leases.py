@@ -82,13 +82,13 @@ class WriterLease:
         self.expires_ns = now_ns + int(self._duration_s * _NS) if now_ns else 0
 
     async def keep(self) -> None:
-        """Store the lease at once and then every third of its duration, until cancelled."""
+        """Store the lease anew every third of its duration, until cancelled."""
         while True:
+            await trio.sleep(self._duration_s / 3)
             try:
                 await self.renew()
             except S3backfsError as error:
                 log.warning("the lease of this mount could not be renewed: %s", error)
-            await trio.sleep(self._duration_s / 3)
 
     async def end(self) -> None:
         """Remove the lease: nothing of this writer is under way any more."""

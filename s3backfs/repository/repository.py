@@ -16,6 +16,7 @@ from s3backfs.format.parameters import ChunkBounds
 from s3backfs.format.refs import Ref
 from s3backfs.repository.cache import DiskCache
 from s3backfs.repository.index import ChunkIndex
+from s3backfs.repository.leases import WriterLease
 from s3backfs.repository.local_state import WriterIdentity, check_pin, is_one_finishing
 from s3backfs.repository.opening import OpenedRepository
 from s3backfs.repository.piece import Piece
@@ -52,6 +53,7 @@ class Repository:
         reader: Reader,
         writer: Writer,
         identity: WriterIdentity | None,
+        lease: WriterLease | None,
     ) -> None:
         self.store = store
         self.keyring = keyring
@@ -59,6 +61,12 @@ class Repository:
         self.reader = reader
         self.writer = writer
         self._identity = identity
+        self._lease = lease
+
+    async def end_lease(self) -> None:
+        """Say that this writer is gone; call it when everything is stored."""
+        if self._lease is not None:
+            await self._lease.end()
 
     def retire_dead_writers(self) -> None:
         """Forget dead writers of this machine, whose open backups were all taken over."""
@@ -158,9 +166,15 @@ async def open_for_mount(
                 spare_bytes=options.memory_bytes // 4,
             )
             async with Reader(store, keyring, caches, writer, limits) as reader:
+                lease = None
                 if identity is not None:
+                    lease = WriterLease(store, keyring, identity.writer_id)
+                    # Stored before anything is listed that it refers to.
+                    await lease.renew()
+                    nursery.start_soon(lease.keep)
                     nursery.start_soon(writer.learn)
-                yield Repository(store, keyring, parameters.chunk_bounds, reader, writer, identity)
+                bounds = parameters.chunk_bounds
+                yield Repository(store, keyring, bounds, reader, writer, identity, lease)
                 nursery.cancel_scope.cancel()
     finally:
         index.close()
