@@ -305,6 +305,15 @@ def test_default_lists_are_inherited(shared: Shared, open_to_all: Path) -> None:
         assert run("getfacl", "-cpn", elsewhere).decode().split() == file_list
 
 
+def test_the_umask_counts_under_a_default_list(open_to_all: Path) -> None:
+    """Unlike on ext4 the umask is taken off what a default list grants: it comes off first."""
+    run("setfacl", "-d", "-m", f"u:{OTHER_USER}:rwx", open_to_all)
+    as_user(USER, f"touch {open_to_all}/file", umask=0o077)
+    listed = run("getfacl", "-cpn", open_to_all / "file").decode().split()
+    assert f"user:{OTHER_USER}:rwx" in listed
+    assert "mask::---" in listed
+
+
 def test_a_list_that_says_what_the_mode_says_is_not_kept(backup: Path) -> None:
     """setfacl with owner, group and others only changes the mode, as on ext4."""
     path = backup / "file"

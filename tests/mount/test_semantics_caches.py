@@ -1,0 +1,99 @@
+"""What the kernel keeps: asked while the process behind the mount stands still."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mount.conftest import Shared
+from tests.mounts import Mount
+
+pytestmark = pytest.mark.mount
+
+PATIENCE_S = 3
+
+
+@contextlib.contextmanager
+def standing_still(mount: Mount) -> Iterator[None]:
+    """Stop the process behind a mount."""
+    pid = mount.pid()
+    os.kill(pid, signal.SIGSTOP)
+    # Whatever happens in between, it goes on.
+    rescue = threading.Timer(4 * PATIENCE_S, os.kill, (pid, signal.SIGCONT))
+    rescue.start()
+    try:
+        yield
+    finally:
+        rescue.cancel()
+        os.kill(pid, signal.SIGCONT)
+
+
+def answers(call: Callable[[], object]) -> bool:
+    """Whether a call ends without the help of a process that stands still."""
+    results: list[object] = []
+    # A thread that waits for the file system ends when that goes on.
+    thread = threading.Thread(target=lambda: results.append(call()), daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    return bool(results)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def test_the_kernel_keeps_what_is_sealed(shared: Shared, sealed: Path) -> None:
+    """Names, missing names, attributes and bytes of a sealed backup are asked for once."""
+    with opened(sealed) as top, opened(sealed / "file") as file:
+        os.pread(file, 100, 0)
+        # A read makes the kernel ask for the access time once more.
+        os.stat(sealed / "file")
+        assert not (sealed / "none").exists()
+        with standing_still(shared.mount):
+            assert answers(lambda: os.stat("file", dir_fd=top))
+            assert answers(lambda: os.access("none", os.F_OK, dir_fd=top))
+            assert answers(lambda: os.pread(file, 100, 0))
+
+
+def test_the_kernel_keeps_what_this_mount_writes(shared: Shared, backup: Path) -> None:
+    """Attributes and bytes of one's own open backup are kept too; missing names are not."""
+    (backup / "file").write_bytes(b"content")
+    with opened(backup) as top, opened(backup / "file") as file:
+        os.pread(file, 100, 0)
+        os.fsync(top)
+        os.stat(backup / "file")
+        assert not (backup / "none").exists()
+        with standing_still(shared.mount):
+            assert answers(lambda: os.stat("file", dir_fd=top))
+            assert answers(lambda: os.pread(file, 100, 0))
+            assert not answers(lambda: os.access("none", os.F_OK, dir_fd=top))
+
+
+def test_another_writers_backup_is_seen_to_grow(shared: Shared, backup: Path) -> None:
+    """What another machine stores in its open backup shows here within seconds."""
+    (backup / "first").touch()
+    shared.mount.machine.run("sync", str(shared.mount.path))
+    with shared.other.mounted("--read-only") as mount:
+        there = mount.path / backup.name
+        assert os.listdir(there) == ["first"]
+        (backup / "second").write_bytes(b"second")
+        (backup / "first").write_bytes(b"changed")
+        shared.mount.machine.run("sync", str(shared.mount.path))
+        deadline_s = time.monotonic() + 30
+        while time.monotonic() < deadline_s and len(os.listdir(there)) < 2:
+            os.sched_yield()
+        assert sorted(os.listdir(there)) == ["first", "second"]
+        assert (there / "second").read_bytes() == b"second"
+        assert (there / "first").read_bytes() == b"changed"
