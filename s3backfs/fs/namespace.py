@@ -152,6 +152,8 @@ async def rename(parent: Node, name: bytes, new_parent: Node, new_name: bytes, f
         if other is None:
             raise FileSystemError(errno.ENOENT)
         await _prepare(parent, new_parent, node, other)
+        if other is node:
+            return
         _exchange(parent, name, node, new_parent, new_name, other)
         return
     await parent.backup.writable()

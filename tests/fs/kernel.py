@@ -14,6 +14,7 @@ from s3backfs.backup.catalogue import Catalogue
 from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.node import Node
 from s3backfs.backup.nodes import RepositoryNodes
+from s3backfs.errors import StoreError
 from s3backfs.fs import attributes, namespace
 from s3backfs.fs.attributes import Changes
 from s3backfs.fs.caller import Caller
@@ -178,7 +179,11 @@ class Kernel:
         if offset is None:
             assert file.node.entry is not None
             offset = file.node.entry.size
-        await self.files.write(file, offset, data)
+        try:
+            await self.files.write(file, offset, data)
+        except StoreError:
+            # A handle is told once of what went wrong before; then the file takes bytes again.
+            await self.files.write(file, offset, data)
 
     # -- directories -------------------------------------------------------------------------
 

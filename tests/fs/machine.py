@@ -15,7 +15,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -23,7 +23,7 @@ from typing import TypeVar
 import trio
 
 from s3backfs.backup.backup import Backup
-from s3backfs.errors import FileSystemError
+from s3backfs.errors import FileSystemError, StoreError, UnavailableError
 from s3backfs.fs.attributes import Changes
 from s3backfs.fs.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
 from s3backfs.manifest.tree import Replace, Tree
@@ -55,10 +55,14 @@ def rename_with_flags(old: bytes, new: bytes, flags: int) -> None:
 
 
 class Gate:
-    """A policy that holds up the writes of one kind of object while it is closed."""
+    """A policy that holds up the writes of one kind of object while it is closed.
+
+    Broken, it lets all of them fail, those that wait too, until it is opened.
+    """
 
     def __init__(self) -> None:
         self.prefix = ""
+        self.is_broken = False
         self.reached = trio.Event()
         self._opened = trio.Event()
 
@@ -66,7 +70,11 @@ class Gate:
         self.prefix, self.reached, self._opened = prefix, trio.Event(), trio.Event()
 
     def open(self) -> None:
-        self.prefix = ""
+        self.prefix, self.is_broken = "", False
+        self._opened.set()
+
+    def break_down(self) -> None:
+        self.is_broken = True
         self._opened.set()
 
     async def __call__(self, request: Request, act: Callable[[], Awaitable[T]]) -> T:
@@ -74,6 +82,8 @@ class Gate:
         if self.prefix and is_write and request.key.startswith(self.prefix):
             self.reached.set()
             await self._opened.wait()
+            if self.is_broken:
+                raise UnavailableError("broken down", key=request.key)
         return await act()
 
 
@@ -112,6 +122,9 @@ class Machine:
     files: list[OpenFile] = field(default_factory=list)
     clones: dict[tuple[bytes, int, bytes], Clone] = field(default_factory=dict)
     checkpoint_done: trio.Event | None = None
+    is_racing: bool = False
+    flight_fails: bool = False
+    flight_failed: bool = False
     flight_backup: bytes = b""
     flight_bytes: int = 0
     clock: int = 0
@@ -521,7 +534,8 @@ class Machine:
 
     async def _close(self, file: OpenFile) -> None:
         os.close(file.descriptor)
-        await self.kernel.files.flush(self.kernel.files.handle(file.handle))
+        with suppress(StoreError):
+            await self.kernel.files.flush(self.kernel.files.handle(file.handle))
         await self.kernel.files.release(file.handle)
 
     async def close_all(self) -> None:
@@ -578,16 +592,39 @@ class Machine:
         await self.kernel.backup(name).checkpoint()
         self.save(name)
 
-    async def op_begin_checkpoint(self, which: int, where: int) -> None:
-        """Let a checkpoint run until the store holds it up, and leave it there."""
+    async def op_begin_race(self, which: int) -> None:
+        """Let checkpoints run, one after the other, beside what follows."""
         await self.end_flight()
+        self.flight_backup, self.flight_bytes = self.open_backup(which), 0
+        self.checkpoint_done = done = trio.Event()
+        self.is_racing = True
+
+        async def run() -> None:
+            while self.is_racing:
+                await self.kernel.backup(self.flight_backup).checkpoint()
+                await trio.lowlevel.checkpoint()
+            done.set()
+
+        self.nursery.start_soon(run)
+
+    async def op_begin_checkpoint(self, which: int, where: int) -> None:
+        """Let a checkpoint run until the store holds it up, and leave it there.
+
+        In every other case it will fail when it goes on.
+        """
+        await self.end_flight()
+        self.flight_fails = where % 6 > 2
         self.flight_backup, self.flight_bytes = self.open_backup(which), 0
         self.gate.close(["data/", "meta/", "open/"][where % 3])
         self.checkpoint_done = done = trio.Event()
         self.save(self.flight_backup, self._flight_copy)
 
         async def run() -> None:
-            await self.kernel.backup(self.flight_backup).checkpoint()
+            try:
+                await self.kernel.backup(self.flight_backup).checkpoint()
+            except StoreError:
+                assert self.gate.is_broken
+                self.flight_failed = True
             done.set()
             self.gate.reached.set()
 
@@ -602,9 +639,22 @@ class Machine:
         """Let the checkpoint under way come to its end."""
         if self.checkpoint_done is None:
             return
+        if self.flight_fails:
+            self.gate.break_down()
+            await self.checkpoint_done.wait()
         self.gate.open()
+        self.flight_fails = False
+        was_racing, self.is_racing = self.is_racing, False
         await self.checkpoint_done.wait()
         self.checkpoint_done = None
+        if was_racing:
+            # What the last of them captured is not known; one more, with nothing beside it, is.
+            await self.kernel.backup(self.flight_backup).checkpoint()
+            self.save(self.flight_backup)
+            return
+        has_failed, self.flight_failed = self.flight_failed, False
+        if has_failed:
+            return
         stored = self.stored(self.flight_backup)
         shutil.rmtree(stored, ignore_errors=True)
         os.rename(self._flight_copy, stored)
@@ -672,7 +722,8 @@ class Machine:
             name, arguments = waiting.pop(0)
             if name in ("remount", "crash"):
                 self.trace.append(name)
-                if self.checkpoint_done is not None and self.checkpoint_done.is_set():
+                is_done = self.checkpoint_done is not None and self.checkpoint_done.is_set()
+                if is_done or self.is_racing:
                     await self.end_flight()
                 return name == "crash"
             await self.run_one(name, arguments)
@@ -680,7 +731,7 @@ class Machine:
 
     def _crash(self) -> None:
         self.gate.open()
-        self.checkpoint_done = None
+        self.checkpoint_done, self.flight_fails = None, False
         for file in self.files:
             os.close(file.descriptor)
         self.files.clear()

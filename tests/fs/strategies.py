@@ -95,6 +95,8 @@ storing = [
     operation("checkpoint", few),
     operation("begin_checkpoint", few, few),
     operation("begin_checkpoint", few, few),
+    operation("begin_race", few),
+    operation("begin_race", few),
     operation("end_checkpoint"),
     operation("remount"),
     operation("crash"),
