@@ -82,11 +82,12 @@ def readable_steps(path: Path) -> list[bool]:
     readable = []
     with path.open("rb", buffering=0) as file:
         for offset in range(0, SIZE_BYTES, STEP_BYTES):
-            data = None
+            data = b""
             with only_eio():
                 data = os.pread(file.fileno(), STEP_BYTES, offset)
-                assert data == CONTENT[offset : offset + STEP_BYTES]
-            readable.append(data is not None)
+            # What lies before the damage may be given as a short read.
+            assert data == CONTENT[offset : offset + len(data)]
+            readable.append(len(data) == STEP_BYTES)
     return readable
 
 
@@ -109,7 +110,7 @@ def test_a_damaged_chunk(directory: Path, reader: Machine) -> None:
 
 
 @pytest.mark.parametrize("place", ["footer", "index"])
-def test_what_readers_do_not_need(place: str, directory: Path, reader: Machine) -> None:
+def test_unneeded(place: str, directory: Path, reader: Machine) -> None:
     """A damaged pack table and damaged index segments harm no reader, and no writer."""
     if place == "footer":
         for pack in [*(directory / "data").iterdir(), *(directory / "meta").iterdir()]:

@@ -89,17 +89,16 @@ def test_sigterm_leaves_backups_open(machine: Machine) -> None:
     assert states(machine) == {"monday": "open"}
     with machine.mounted() as mount:
         assert (mount.path / "monday" / "file").read_bytes() == b"content"
+        (mount.path / "monday" / "more").write_bytes(b"more")
     assert states(machine) == {"monday": "sealed"}
 
 
 def test_only_its_own_mount_is_taken_away(machine: Machine) -> None:
     """What was mounted over the mount point meanwhile is not unmounted by a process that ends."""
     with machine.mounted() as mount:
-        pid = mount.pid()
         with tmpfs_on(mount.path):
             (mount.path / "other").touch()
             mount.terminate()
-            assert not Path(f"/proc/{pid}").exists()
             assert os.listdir(mount.path) == ["other"]
 
 

@@ -64,6 +64,7 @@ def test_linking_into_a_sealed_backup(sealed: Path, backup: Path) -> None:
     os.link(sealed / "file", backup / "clone")
     assert (backup / "clone").read_bytes() == b"content"
     assert os.stat(backup / "clone").st_nlink == 1
+    assert os.stat(backup / "clone").st_ctime_ns == os.stat(sealed / "file").st_ctime_ns
     assert os.stat(sealed / "file").st_nlink == 2
 
 
@@ -151,6 +152,7 @@ def test_removing_backups(shared: Shared, backup: Path, sealed: Path) -> None:
     """rmdir takes an open backup that is empty; a full one is ENOTEMPTY, a sealed one stays."""
     (backup / "file").touch()
     assert error_of(backup.rmdir) == "ENOTEMPTY"
+    assert error_of(backup.unlink) == "EISDIR"
     assert error_of(sealed.rmdir) in ("EROFS", "ENOTEMPTY")
     (backup / "file").unlink()
     backup.rmdir()
