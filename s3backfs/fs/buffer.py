@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+CROWD_BYTES = 64 * 1024
+CROWD_FROM = 4
+"""So many segments that begin in one window of CROWD_BYTES are a crowd."""
 
 
 class Segment:
@@ -86,20 +93,54 @@ class WriteBuffer:
         segments, self._segments, self._starts, self.size_bytes = self._segments, [], [], 0
         return segments
 
-    def put_under(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+    def put_under(self, older: Sequence[Segment]) -> None:
         """Put older bytes back below what has been written since."""
         newer = self.take()
-        self.write(offset, data)
-        for segment in newer:
+        for segment in (*older, *newer):
             self.write(segment.start, segment.data)
 
 
-def copy_over(segments: list[Segment], offset: int, target: bytearray) -> None:
-    """Copy what segments hold of the range that `target` stands for, `offset` being its start."""
+def copy_over(segments: Sequence[Segment], offset: int, target: bytearray) -> None:
+    """Copy what sorted segments hold of the range that `target` stands for, from `offset` on."""
     end = offset + len(target)
-    for segment in segments:
+    first = max(0, bisect_right(segments, offset, key=_start) - 1)
+    for number in range(first, len(segments)):
+        segment = segments[number]
+        if segment.start >= end:
+            return
         start, stop = max(segment.start, offset), min(segment.end, end)
         if start < stop:
             target[start - offset : stop - offset] = segment.data[
                 start - segment.start : stop - segment.start
             ]
+
+
+def _start(segment: Segment) -> int:
+    return segment.start
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """A range of a file with many small segments; it is written as one content, gaps included."""
+
+    start: int
+    end: int
+
+
+def plan_parts(segments: Sequence[Segment]) -> list[Segment | Crowd]:
+    """Find crowds among sorted segments, so that small random writes leave few extents.
+
+    Every segment is in the answer, by itself or inside a crowd.
+    """
+    parts: list[Segment | Crowd] = []
+    for _, group in groupby(segments, key=_window):
+        together = list(group)
+        if len(together) < CROWD_FROM or len(together[0].data) >= CROWD_BYTES:
+            parts.extend(together)
+        else:
+            parts.append(Crowd(together[0].start, together[-1].end))
+    return parts
+
+
+def _window(segment: Segment) -> int:
+    return segment.start // CROWD_BYTES

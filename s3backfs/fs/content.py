@@ -16,7 +16,7 @@ from s3backfs.backup.content_tree import ExtentReader, merge_extents
 from s3backfs.backup.node import Node
 from s3backfs.errors import FileSystemError
 from s3backfs.format.parameters import ChunkBounds
-from s3backfs.fs.buffer import Segment, WriteBuffer, copy_over
+from s3backfs.fs.buffer import Crowd, Segment, WriteBuffer, copy_over, plan_parts
 from s3backfs.manifest.entry import (
     EXTENTS_MAX_INLINE,
     INLINE_MAX_BYTES,
@@ -34,7 +34,7 @@ from s3backfs.repository.cutting import cut, is_zero
 CUT_BYTES = 8 * 1024 * 1024
 """A buffer that holds this much is cut into chunks."""
 
-MANY_SEGMENTS = 512
+MANY_SEGMENTS = 32768
 """A buffer in so many pieces is handed over too, whatever its size."""
 
 OVERLAY_MAX_EXTENTS = 4096
@@ -206,7 +206,7 @@ class FileContent:
         self._node.backup.dirty.add(self._node)
         if self._inline is not None:
             inline, self._inline = self._inline, None
-            self._buffer.put_under(0, inline)
+            self._buffer.put_under([Segment(0, bytearray(inline))])
 
     async def truncate(self, size: int, old_size: int) -> None:
         """Drop what lies behind `size`, and let a file that grows again read zeros there."""
@@ -255,18 +255,29 @@ class FileContent:
     async def _hand_over(self, *, is_final: bool) -> None:
         async with self._lock:
             self._flushing = self._buffer.take()
-            waiting = self._flushing[::-1]
             try:
-                while waiting:
-                    await self._place(waiting[-1], is_final=is_final)
-                    waiting.pop()
+                for part in plan_parts(self._flushing):
+                    if isinstance(part, Crowd):
+                        await self._place_crowd(part)
+                    else:
+                        await self._place(part, is_final=is_final)
                 await self._merge_if_large()
+            except BaseException:
+                # What was refused is not lost: all is handed over again with the next attempt.
+                self._buffer.put_under(self._flushing)
+                raise
             finally:
-                # What was refused is not lost: it is handed over again with the next attempt.
-                for segment in waiting:
-                    self._buffer.put_under(segment.start, segment.data)
                 self._flushing = []
                 self._placed += 1
+
+    async def _place_crowd(self, crowd: Crowd) -> None:
+        """Write a range with many small segments as one content, with what lies between them."""
+        content = bytearray(crowd.end - crowd.start)
+        await self._fill(
+            await self._plan(crowd.start, len(content), MAX_FILE_BYTES), crowd.start, content
+        )
+        copy_over(self._flushing, crowd.start, content)
+        await self._place_chunk(crowd.start, memoryview(content))
 
     async def _place(self, segment: Segment, *, is_final: bool) -> None:
         """Cut one segment, and let extents point at its pieces.
@@ -286,7 +297,7 @@ class FileContent:
             offset += len(chunk)
         rest = view[offset - segment.start :]
         if rest:
-            self._buffer.put_under(offset, rest)
+            self._buffer.put_under([Segment(offset, bytearray(rest))])
 
     async def _place_chunk(self, offset: int, chunk: memoryview) -> None:
         if is_zero(chunk):
