@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s3backfs.fs.buffer import WriteBuffer, copy_over
+from s3backfs.fs.buffer import CROWD_BYTES, Crowd, Segment, WriteBuffer, plan_parts
 from tests.fs.strategies import examples
 
 SIZE = 120
@@ -45,7 +45,7 @@ def _apply(
         buffer.write(offset, data)
         expected[offset : offset + len(data)] = data
     elif kind == "under":
-        buffer.put_under(offset, memoryview(data))
+        buffer.put_under([Segment(offset, bytearray(data))])
         for place, value in enumerate(data, offset):
             expected[place] = value if expected[place] is None else expected[place]
     elif kind == "cut":
@@ -80,3 +80,12 @@ def test_copying_takes_what_lies_in_the_range(
     target = bytearray(b"\xee" * length)
     copy_over(buffer.segments, offset, target)
     assert target == expected[offset : offset + length]
+
+
+def test_crowds_cover_their_segments() -> None:
+    """Four small segments in one window are one part; what stands alone stays by itself."""
+    buffer = WriteBuffer()
+    for offset in (0, 100, 200, 300, CROWD_BYTES, CROWD_BYTES * 3):
+        buffer.write(offset, b"x" * 10)
+    segments = buffer.segments
+    assert plan_parts(segments) == [Crowd(0, 310), *segments[4:]]
