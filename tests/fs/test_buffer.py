@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s3backfs.fs.buffer import CROWD_BYTES, Crowd, Segment, WriteBuffer, plan_parts
+from s3backfs.fs.buffer import CROWD_BYTES, Crowd, Segment, WriteBuffer, copy_over, plan_parts
 from tests.fs.strategies import examples
 
 SIZE = 120
