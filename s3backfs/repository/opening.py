@@ -282,8 +282,8 @@ async def _unlock(
         unlocked = await trio.to_thread.run_sync(
             open_slots, slots, locked.repository_id, passphrase
         )
+        return locked.unlock(unlocked.epoch, unlocked.master)
     except WrongKeyError as error:
         raise WrongKeyError(f"{store.url}: {error}; no key slot opens with it") from error
     except IntegrityError as error:
         raise _with_remedy(error) from error
-    return locked.unlock(unlocked.epoch, unlocked.master)

@@ -19,6 +19,7 @@ from s3backfs.cli.mountpoints import (
     parse_mountinfo,
     prepare_mountpoint,
 )
+from s3backfs.control import canonical_mountpoint
 from s3backfs.errors import ConfigurationError, MountpointError, NotMountedError
 
 TABLE = (
@@ -108,3 +109,10 @@ def test_dead_mount_is_removed(tmp_path: Path) -> None:
     assert is_dead(tmp_path)
     assert prepare_mountpoint(tmp_path) is True
     assert find_mount(tmp_path) is None
+
+
+def test_the_root_directory() -> None:
+    """Nothing is mounted on /: nobody would see it, and to unmount it would take away all else."""
+    for path in ("/", "//", "/tmp/.."):
+        with pytest.raises(MountpointError, match="another directory"):
+            prepare_mountpoint(canonical_mountpoint(Path(path)))

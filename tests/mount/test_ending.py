@@ -96,10 +96,13 @@ def test_sigterm_leaves_backups_open(machine: Machine) -> None:
 def test_only_its_own_mount_is_taken_away(machine: Machine) -> None:
     """What was mounted over the mount point meanwhile is not unmounted by a process that ends."""
     with machine.mounted() as mount:
-        with tmpfs_on(mount.path):
+        cover = tmpfs_on(mount.path)
+        with cover:
             (mount.path / "other").touch()
             mount.terminate()
             assert os.listdir(mount.path) == ["other"]
+        assert mount.umount(check=False).returncode == 5
+        assert not mount.is_there()
 
 
 def test_no_credentials_for_umount(machine: Machine, tmp_path: Path) -> None:
