@@ -82,7 +82,7 @@ async def put(kernel: Kernel, path: PathParts, data: bytes, offset: int = 0) -> 
     node = await (kernel.node(path) if path[-1] in names else kernel.make(path, FILE))
     handle = await kernel.open(node, os.O_WRONLY)
     await kernel.write(handle, offset, data)
-    await kernel.files.release(handle)
+    await kernel.release(handle)
 
 
 async def content(kernel: Kernel, path: PathParts) -> bytes:
@@ -147,7 +147,7 @@ async def many_extents(kernel: Kernel, path: PathParts, count: int) -> bytes:
         whole[number * stride : number * stride + len(piece)] = piece
         await kernel.write(handle, number * stride, piece)
     await kernel.write(handle, len(whole) - 1, b"\0")
-    await kernel.files.release(handle)
+    await kernel.release(handle)
     return bytes(whole)
 
 
@@ -181,7 +181,7 @@ async def test_file_with_an_extent_tree_in_one_place(world: World, kernel: Kerne
     handle = await kernel.open(await kernel.node(path), os.O_RDONLY)
     found = await kernel.read(handle, (1 << 20) + 180_000, 1000)
     assert found == whole[(1 << 20) + 180_000 :][:1000]
-    await kernel.files.release(handle)
+    await kernel.release(handle)
     assert await content(kernel, path) == bytes(whole)
 
 
@@ -245,7 +245,7 @@ async def test_checkpoint_ends_while_somebody_writes_on(world: World, kernel: Ke
             await kernel.backup(b"one").checkpoint()
             writing.cancel()
     assert writing.cancelled_caught
-    await kernel.files.release(handle)
+    await kernel.release(handle)
 
 
 @in_world()
@@ -269,7 +269,7 @@ async def test_taken_bytes_outlive_refused_packs(world: World, kernel: Kernel) -
         assert await kernel.read(handle, start, step) == data[start : start + step]
     world.refusing.is_on = False
     await backup.checkpoint()
-    await kernel.files.release(handle)
+    await kernel.release(handle)
     await backup.checkpoint()
     found = await content(await world.mount(), (b"one", b"file"))
     for start in taken:
