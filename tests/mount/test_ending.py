@@ -119,3 +119,21 @@ def test_no_credentials_for_umount(machine: Machine, tmp_path: Path) -> None:
     assert "PATH=" in environment
     assert "AWS_" not in environment
     assert "S3BACKFS" not in environment
+
+
+def test_a_store_that_is_gone(tmp_path: Path) -> None:
+    """`sync` and `umount` say in one line for each backup what is missing, and fail with its code."""
+    directory, elsewhere = tmp_path / "repository", tmp_path / "elsewhere"
+    directory.mkdir()
+    machine = Machine(tmp_path, directory.as_uri())
+    machine.run("init")
+    with machine.mounted() as mount:
+        (mount.path / "monday").mkdir()
+        (mount.path / "monday" / "file").write_bytes(os.urandom(1 << 20))
+        directory.rename(elsewhere)
+        synced = machine.run("sync", str(mount.path), check=False)
+        assert (synced.returncode, synced.stderr.count("\n")) == (33, 1)
+        assert str(directory) in synced.stderr
+        ended = mount.umount(check=False)
+        assert (ended.returncode, ended.stderr.count("\n")) == (33, 1)
+        assert "monday is not complete" in ended.stderr
