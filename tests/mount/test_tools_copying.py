@@ -10,6 +10,7 @@ import pytest
 
 from tests.mount.conftest import Shared
 from tests.mount.trees import change_tree, differences, make_tree, needs, rsync, run
+from tests.mounts import Machine
 
 pytestmark = pytest.mark.mount
 
@@ -211,3 +212,29 @@ def test_another_machine_reads_the_same(shared: Shared) -> None:
     if not shared.compared:
         pytest.skip("no other test of this session has written anything")
     assert shared.differences_elsewhere() == ""
+
+
+@needs("rsync")
+def test_rotation_at_the_root(machine: Machine, source: Path, tmp_path: Path) -> None:
+    """rm -rf of the oldest, mv of each day, cp -al and rsync work with backups at the root."""
+    old = tmp_path / "old"
+    run("cp", "-a", source, old)
+    for day in range(4):
+        with machine.mounted("--allow-forget") as mount:
+            root = mount.path
+            if day == 3:
+                run("rm", "-rf", root / "daily.2")
+            for number in (1, 0):
+                if (root / f"daily.{number}").exists():
+                    run("mv", root / f"daily.{number}", root / f"daily.{number + 1}")
+            if day:
+                run("cp", "-al", root / "daily.1", root / "daily.0")
+            if day == 3:
+                change_tree(source)
+            rsync(*ALL, "--delete", f"{source}/", f"{root}/daily.0/")
+            assert differences(source, root / "daily.0") == ""
+    with machine.mounted("--read-only") as mount:
+        assert sorted(os.listdir(mount.path)) == ["daily.0", "daily.1", "daily.2"]
+        assert differences(source, mount.path / "daily.0") == ""
+        assert differences(old, mount.path / "daily.1") == ""
+        assert differences(old, mount.path / "daily.2") == ""
