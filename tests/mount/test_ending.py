@@ -122,7 +122,7 @@ def test_no_credentials_for_umount(machine: Machine, tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_gone(tmp_path: Path) -> None:
-    """`sync` and `umount` say in one line for each backup what is missing, and fail with its code."""
+    """`sync` and `umount` say in one line what is missing, and their exit codes tell."""
     directory, elsewhere = tmp_path / "repository", tmp_path / "elsewhere"
     directory.mkdir()
     machine = Machine(tmp_path, directory.as_uri())
