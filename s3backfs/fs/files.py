@@ -18,12 +18,17 @@ from s3backfs.repository.repository import Repository
 
 @dataclass(slots=True)
 class FileHandle:
-    """One open file; `seen_failure` is the last failure of its backup that it was told of."""
+    """One open file.
+
+    `generation` is the one of the backup's tree that the content comes from, `seen_failure` the
+    last failure of its backup that it was told of.
+    """
 
     node: Node
     content: FileContent
     is_writer: bool
     is_write_only: bool
+    generation: int
     seen_failure: S3backfsError | None = None
 
 
@@ -85,6 +90,7 @@ class Files:
             content,
             is_writer,
             flags & os.O_ACCMODE == os.O_WRONLY,
+            node.backup.generation,
             node.backup.failure,
         )
         return number
@@ -100,9 +106,15 @@ class Files:
 
     async def read(self, handle: FileHandle, offset: int, length: int) -> bytes | memoryview:
         """Read from an open file."""
-        entry = handle.node.entry
+        node = handle.node
+        entry = node.entry
         if entry is None:
-            entry = await _entry(handle.node)
+            entry = await _entry(node)
+        backup = node.backup
+        if handle.generation != backup.generation and not (backup.is_own or backup.is_sealed):
+            # Another machine has stored its backup anew: size and content must fit together.
+            node.content = handle.content = FileContent(node, entry)
+            handle.generation = backup.generation
         return await handle.content.read(offset, length, entry.size)
 
     async def write(self, handle: FileHandle, offset: int, data: bytes) -> int:
@@ -143,8 +155,14 @@ class Files:
 
     async def fsync(self, handle: FileHandle) -> None:
         """Make the whole backup durable up to now."""
-        if handle.node.backup.is_own:
-            await handle.node.backup.checkpoint()
+        backup = handle.node.backup
+        if not backup.is_own:
+            return
+        try:
+            await backup.checkpoint()
+        finally:
+            # Whether it was raised just now or is over: this handle was told.
+            handle.seen_failure = backup.failure
 
     async def release(self, number: int) -> None:
         """Forget a handle; the last one of a node settles its content."""

@@ -20,12 +20,13 @@ def open_info(node: Node, handle: FileHandle, number: int) -> FileInfo:
     times faster, and no security.capability is asked for before each. That is safe while every
     handle of the file agrees: a cached handle that is there makes this one cached, a direct one
     makes this one direct. Files whose privileges a write must clear go through the cache, where
-    the kernel sees to it.
+    the kernel sees to it. What another machine writes is read anew with each open.
     """
     content = handle.content
     if node.opens == 1:
         content.is_direct = handle.is_write_only and not _has_privileges(node)
-    keep_cache = not content.is_direct and not node.wrote
+    is_known = node.backup.is_sealed or node.backup.is_own
+    keep_cache = is_known and not content.is_direct and not node.wrote
     if node.opens == 1:
         node.wrote = False
     return FileInfo(fh=number, direct_io=content.is_direct, keep_cache=keep_cache)

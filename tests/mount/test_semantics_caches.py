@@ -84,16 +84,22 @@ def test_the_kernel_keeps_what_this_mount_writes(shared: Shared, backup: Path) -
 def test_another_writers_backup_is_seen_to_grow(shared: Shared, backup: Path) -> None:
     """What another machine stores in its open backup shows here within seconds."""
     (backup / "first").touch()
+    (backup / "log").write_bytes(b"old" * 5000)
     shared.mount.machine.run("sync", str(shared.mount.path))
     with shared.other.mounted("--read-only") as mount:
         there = mount.path / backup.name
-        assert os.listdir(there) == ["first"]
+        assert sorted(os.listdir(there)) == ["first", "log"]
+        reader = (there / "log").open("rb", buffering=0)
+        assert reader.read() == b"old" * 5000
+        (backup / "log").write_bytes(b"new" * 9000)
         (backup / "second").write_bytes(b"second")
         (backup / "first").write_bytes(b"changed")
         shared.mount.machine.run("sync", str(shared.mount.path))
         deadline_s = time.monotonic() + 30
-        while time.monotonic() < deadline_s and len(os.listdir(there)) < 2:
-            os.sched_yield()
-        assert sorted(os.listdir(there)) == ["first", "second"]
+        while time.monotonic() < deadline_s and reader.seek(0, os.SEEK_END) == 15_000:
+            os.stat(there / "log")
+        with reader:
+            assert os.pread(reader.fileno(), 30_000, 0) == b"new" * 9000
+        assert sorted(os.listdir(there)) == ["first", "log", "second"]
         assert (there / "second").read_bytes() == b"second"
         assert (there / "first").read_bytes() == b"changed"
