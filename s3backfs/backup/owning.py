@@ -260,7 +260,8 @@ class RootWriter:
         if held.is_unstored:
             return
         try:
-            await self._store.head(held.key)
+            # A HEAD could not tell a missing root from a missing bucket.
+            await self._store.get(held.key)
         except ObjectMissingError:
             raise OwnershipLostError("the root of this open backup was removed") from None
 

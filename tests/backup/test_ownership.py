@@ -1,4 +1,4 @@
-"""Several machines and one open backup, on stores that enforce conditions and on one that does not."""
+"""Several machines and one open backup, on stores that enforce conditions and on others."""
 
 from __future__ import annotations
 

@@ -1,0 +1,178 @@
+"""What programs see on a real mount when S3 misbehaves, and what is stored in the end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mount.trees import differences, make_tree, rsync
+from tests.mounts import Machine
+from tests.proxy import FaultName, Incoming, Proxy, proxy_for
+from tests.servers import Server
+
+pytestmark = pytest.mark.mount
+
+PASSING: list[FaultName] = [
+    "500",
+    "503",
+    "429",
+    "reset before",
+    "reset during",
+    "answer lost",
+    "truncated",
+    "error in 200",
+    "late",
+    "slow",
+]
+OUTAGE_S = float(os.environ.get("FAULT_OUTAGE_S", "5"))
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    with proxy_for(server) as running:
+        yield running
+
+
+@pytest.fixture
+def behind(machine: Machine, proxy: Proxy, tmp_path: Path) -> Machine:
+    """A machine that reaches the repository of `machine` through the proxy only."""
+    # Short: the path of a socket lies in it.
+    home = tmp_path / "b"
+    home.mkdir()
+    return Machine(home, machine.url, proxy.server.environment)
+
+
+def make_source(top: Path) -> None:
+    make_tree(top)
+    (top / "very large").write_bytes(os.urandom(20 << 20))
+
+
+def test_what_passes_is_not_noticed(
+    behind: Machine, other: Machine, proxy: Proxy, tmp_path: Path
+) -> None:
+    """With every fourth request failing in some way a tree is written, read, and right."""
+    source = tmp_path / "source"
+    make_source(source)
+    randomness = random.Random(1)
+
+    def script(_: Incoming) -> FaultName | None:
+        return randomness.choice(PASSING) if randomness.random() < 0.25 else None
+
+    with behind.mounted() as mount:
+        proxy.script = script
+        rsync("-aHAX", "--numeric-ids", f"{source}/", f"{mount.path}/monday/")
+        behind.run("sync", str(mount.path))
+        assert differences(source, mount.path / "monday") == ""
+    with behind.mounted() as mount:
+        assert differences(source, mount.path / "monday") == ""
+    with other.mounted() as mount:
+        assert differences(source, mount.path / "monday") == ""
+    assert proxy.counts["answer lost"] > 0
+
+
+@pytest.mark.parametrize("fault", ["error in 200", "answer lost", "reset before"])
+def test_a_failed_complete(fault: FaultName, behind: Machine, other: Machine, proxy: Proxy) -> None:
+    """However the completion of an upload fails, the pack is there in the end."""
+    data = os.urandom(30 << 20)
+    left = [2]
+
+    def script(incoming: Incoming) -> FaultName | None:
+        if not incoming.is_complete or not left[0]:
+            return None
+        left[0] -= 1
+        return fault
+
+    with behind.mounted() as mount:
+        proxy.script = script
+        (mount.path / "monday").mkdir()
+        (mount.path / "monday" / "large").write_bytes(data)
+    assert proxy.counts[fault]
+    with other.mounted() as mount:
+        assert (mount.path / "monday" / "large").read_bytes() == data
+
+
+def test_writers_wait_while_s3_is_away(behind: Machine, other: Machine, proxy: Proxy) -> None:
+    """An outage delays fsync, and nothing is reported as durable before it is."""
+    with behind.mounted() as mount:
+        backup = mount.path / "monday"
+        backup.mkdir()
+        proxy.script = lambda _: "reset before"
+        begun_s = time.monotonic()
+        (backup / "file").write_bytes(b"data" * 1000)
+        sync = subprocess.Popen(["sync", str(backup / "file")])
+        with pytest.raises(subprocess.TimeoutExpired):
+            sync.wait(OUTAGE_S)
+        proxy.script = lambda _: None
+        assert sync.wait(60) == 0
+        assert time.monotonic() - begun_s >= OUTAGE_S
+        with other.mounted("-o", "ro") as second:
+            assert (second.path / "monday" / "file").read_bytes() == b"data" * 1000
+
+
+@pytest.mark.parametrize(("fault", "expected"), [("403", errno.EACCES), ("no bucket", errno.EIO)])
+def test_a_refusal_reaches_the_writer(
+    fault: FaultName, expected: int, behind: Machine, other: Machine, proxy: Proxy
+) -> None:
+    """A refusal for good is what fsync says; what is there stays readable; umount says so too."""
+    with behind.mounted() as mount:
+        backup = mount.path / "monday"
+        backup.mkdir()
+        (backup / "before").write_bytes(b"before")
+        behind.run("sync", str(mount.path))
+        proxy.script = lambda incoming: fault if incoming.method != "GET" else None
+        with open(backup / "after", "wb", buffering=0) as file:
+            file.write(b"after")
+            with pytest.raises(OSError, match=os.strerror(expected)):
+                os.fsync(file.fileno())
+        assert (backup / "before").read_bytes() == b"before"
+        assert (backup / "after").read_bytes() == b"after"
+        assert mount.umount(check=False).returncode != 0
+        with other.mounted("-o", "ro") as second:
+            assert os.listdir(second.path / "monday") == ["before"]
+        proxy.script = lambda _: None
+        mount.umount(check=False)
+    with other.mounted() as mount:
+        assert sorted(os.listdir(mount.path / "monday")) == ["after", "before"]
+
+
+def test_a_refusal_that_ends(behind: Machine, other: Machine, proxy: Proxy) -> None:
+    """What could not be stored while S3 refused is stored when it no longer does."""
+    data = os.urandom(3 << 20)
+    with behind.mounted() as mount:
+        backup = mount.path / "monday"
+        backup.mkdir()
+        proxy.script = lambda incoming: "403" if incoming.method in ("PUT", "POST") else None
+        (backup / "file").write_bytes(data)
+        assert behind.run("sync", str(mount.path), check=False).returncode != 0
+        proxy.script = lambda _: None
+        behind.run("sync", str(mount.path))
+        with other.mounted("-o", "ro") as second:
+            assert (second.path / "monday" / "file").read_bytes() == data
+
+
+@pytest.mark.skipif("FAULTS_LONG" not in os.environ, reason="takes a minute; set FAULTS_LONG=1")
+def test_a_stalled_answer_ends(behind: Machine, other: Machine, proxy: Proxy) -> None:
+    """A request that is never answered is given up and sent again."""
+    stalled = [1]
+
+    def script(incoming: Incoming) -> FaultName | None:
+        if incoming.method != "PUT" or "/data/" not in incoming.path or not stalled[0]:
+            return None
+        stalled[0] -= 1
+        return "stalled"
+
+    with behind.mounted() as mount:
+        proxy.script = script
+        (mount.path / "monday").mkdir()
+        (mount.path / "monday" / "file").write_bytes(b"data" * 1000)
+        behind.run("sync", str(mount.path))
+    assert proxy.counts["stalled"] == 1
+    with other.mounted() as mount:
+        assert (mount.path / "monday" / "file").read_bytes() == b"data" * 1000
