@@ -4,7 +4,7 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.stamp-setup
 
-.PHONY: setup check test demo clean
+.PHONY: setup check test test-crash demo clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,12 @@ check: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/pytest
+
+# Thousands of simulated crashes, and real ones; a failure names its seed for CRASH_SEED.
+test-crash: $(STAMP)
+	CRASH_RUNS=$${CRASH_RUNS:-600} $(BIN)/pytest tests/crash
+	KILL_ROUNDS=$${KILL_ROUNDS:-30} FAULTS_LONG=1 $(BIN)/pytest tests/mount/test_kill.py \
+	    tests/mount/test_faults.py
 
 demo: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash contrib/demo/demo.sh

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import trio
-
 from s3backfs.backup.catalogue import Catalogue
 from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.node import Node
 from s3backfs.backup.nodes import RepositoryNodes
-from s3backfs.errors import FileSystemError
 from s3backfs.fs import attributes, namespace
 from s3backfs.fs.attributes import Changes
 from s3backfs.fs.caller import Caller
@@ -149,13 +145,13 @@ class Machine:
     async def picture(self, name: bytes) -> Picture:
         """Walk one backup and read every byte."""
         found: Picture = {}
-        numbers: dict[int, int] = {}
+        numbers: dict[bytes, int] = {}
         async with self.at(name) as top:
             await self._walk(top, (), found, numbers)
         return found
 
     async def _walk(
-        self, directory: Node, path: tuple[bytes, ...], found: Picture, numbers: dict[int, int]
+        self, directory: Node, path: tuple[bytes, ...], found: Picture, numbers: dict[bytes, int]
     ) -> None:
         for name, node in await self._children(directory):
             entry = await node.backup.names.entry(node)
@@ -177,7 +173,7 @@ class Machine:
                 children.append((listed.name, listed.node))
         return sorted(children, key=lambda child: child[0])
 
-    async def _seen(self, node: Node, entry: Entry, numbers: dict[int, int]) -> Seen:
+    async def _seen(self, node: Node, entry: Entry, numbers: dict[bytes, int]) -> Seen:
         content = b""
         if entry.mode & 0o170000 == 0o100000:
             content = await self._read_node(node)
@@ -185,7 +181,9 @@ class Machine:
             content = entry.inline or b""
         xattrs = tuple(sorted(extra_of(entry).xattrs.items()))
         links = 1 if node.is_directory else namespace.link_count(node, entry)
-        group = numbers.setdefault(node.number, len(numbers)) if links > 1 else -1
+        # By link record: numbers of inodes that are not in memory together may meet.
+        record = node.link_id or b""
+        group = numbers.setdefault(record, len(numbers)) if links > 1 else -1
         return Seen(entry.mode, content, xattrs, group, links)
 
 
@@ -240,10 +238,3 @@ async def booted(
                 is_read_only=is_read_only,
             )
         )
-
-
-def pick_bytes(randomness: random.Random, size: int) -> bytes:
-    return randomness.randbytes(size)
-
-
-__all__ = ["FileSystemError", "Machine", "Picture", "Seen", "booted", "pick_bytes", "trio"]

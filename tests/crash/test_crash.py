@@ -24,7 +24,7 @@ from tests.crash.machine import Machine, booted
 from tests.crash.model import State, Track, Tree, difference, digest, distance
 from tests.crash.workload import Workload
 
-RUNS = int(os.environ.get("CRASH_RUNS", "6"))
+RUNS = int(os.environ.get("CRASH_RUNS", "24"))
 ONLY = os.environ.get("CRASH_SEED")
 SEEDS = [int(ONLY)] if ONLY else list(range(RUNS))
 MOMENTS = 12
