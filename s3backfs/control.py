@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from s3backfs.config import make_private_dir, runtime_dirs_of
-from s3backfs.errors import MountpointError, NotMountedError, S3backfsError
+from s3backfs.errors import ConfigurationError, MountpointError, NotMountedError, S3backfsError
 
 if TYPE_CHECKING:
     import trio
@@ -39,6 +39,7 @@ Handler: TypeAlias = Callable[[str, JsonObject, Progress], Awaitable[JsonObject]
 """`async (verb, args, progress) -> result`; an S3backfsError becomes the client's error."""
 
 MAX_LINE_BYTES = 1 << 20
+SOCKET_PATH_MAX_BYTES = 107  # struct sockaddr_un
 _GRACE_S = 5.0
 """How long a request that is under way may go on after the server was cancelled."""
 _UNEXPECTED_EXIT_CODE = 70
@@ -79,9 +80,18 @@ def canonical_mountpoint(mountpoint: Path) -> Path:
 
 
 def socket_path(mountpoint: Path, runtime_dir: Path) -> Path:
-    """Say which socket belongs to a mount point."""
+    """Say which socket belongs to a mount point.
+
+    Raises:
+        ConfigurationError: the directory's path is too long for a socket.
+    """
     canonical = os.fsencode(canonical_mountpoint(mountpoint))
-    return runtime_dir / f"{hashlib.sha256(canonical).hexdigest()[:24]}.sock"
+    path = runtime_dir / f"{hashlib.sha256(canonical).hexdigest()[:24]}.sock"
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES:
+        raise ConfigurationError(
+            f"{runtime_dir} is too long a path for a socket; set XDG_RUNTIME_DIR to a shorter one"
+        )
+    return path
 
 
 # -- the mount process's side ----------------------------------------------------------------

@@ -26,7 +26,12 @@ from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.config import MountConfig, make_private_dir
 from s3backfs.control import Progress, serve_control, socket_path
-from s3backfs.errors import FuseUnavailableError, MountpointError, S3backfsError
+from s3backfs.errors import (
+    FuseUnavailableError,
+    MountpointError,
+    RepositoryError,
+    S3backfsError,
+)
 from s3backfs.format.parameters import Parameters
 from s3backfs.fs.control_files import ControlFiles
 from s3backfs.fs.files import Files
@@ -110,11 +115,12 @@ class _Mount:
                 passphrase,
                 must_be_encrypted=self._config.must_be_encrypted,
             )
-            patience = Retrying(self._config.retry_for_s, on_change=self._note_outage)
+            patience = Retrying(patience_s, on_change=self._note_outage)
             store = WrappedStore(counted, patience)
             options = _repository_options(self._config, opened.parameters)
             async with open_for_mount(store, opened, options) as repository:
                 filesystem = await self._build(repository)
+                patience.retry_for_s = self._config.retry_for_s
                 await self._serve(filesystem, on_ready)
         return self._finish.exit_code
 
@@ -213,12 +219,29 @@ class _Mount:
         if verb != "umount":
             return await self._verbs.handle(verb, args, progress)
         if not self._ended.is_set():
+            await self._store_all(progress)
             await self._let_go(keep_open=bool(args.get("keep_open")))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._verbs.tell_progress, progress)
             await self._finished.wait()
             nursery.cancel_scope.cancel()
         return self._finish.as_json()
+
+    async def _store_all(self, progress: Progress) -> None:
+        """Store what can be stored while the mount is still there for another try.
+
+        Raises:
+            RepositoryError: something cannot be stored; nothing was unmounted.
+        """
+        try:
+            await self._verbs.handle("sync", {}, progress)
+        except S3backfsError as error:
+            refusal = RepositoryError(
+                f"not unmounted: {error}; mend that and try again, or give up what is not stored "
+                f"with: umount {self._config.mountpoint}"
+            )
+            refusal.exit_code = error.exit_code
+            raise refusal from error
 
     async def _let_go(self, *, keep_open: bool) -> None:
         """Unmount; refused while anything is open, so afterwards no file is half written.

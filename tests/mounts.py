@@ -106,16 +106,17 @@ class Mount:
         """End the process as a crash does."""
         pid = self.pid()
         os.kill(pid, signal.SIGKILL)
-        self._await_end(pid)
+        self.await_end(pid)
         subprocess.run(["umount", "-l", str(self.path)], check=False, capture_output=True)
 
     def terminate(self) -> None:
         """End the process as a service manager does, and wait for it."""
         pid = self.pid()
         os.kill(pid, signal.SIGTERM)
-        self._await_end(pid)
+        self.await_end(pid)
 
-    def _await_end(self, pid: int) -> None:
+    def await_end(self, pid: int) -> None:
+        """Wait until a process is gone."""
         deadline_s = time.monotonic() + TIMEOUT_S
         while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline_s:
             with contextlib.suppress(ChildProcessError):

@@ -20,8 +20,9 @@ from s3backfs.errors import NotMountedError
 def umount(mountpoint: Path, keep_open: bool, as_json: bool) -> int:
     """Seal the open backups, wait until all is in S3, unmount.
 
-    The exit code is 0 only if everything is in S3. A backup with a file still open for writing
-    stays open, and is named. Interrupting the command does not stop the work.
+    The exit code is 0 only if everything is in S3. A mount where files are open is busy, and one
+    whose store refuses keeps what is not stored: both stay mounted, and you can try again.
+    Interrupting the command does not stop the work.
 
     \b
     Examples:

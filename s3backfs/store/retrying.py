@@ -58,7 +58,7 @@ class Retrying:
         on_change: Callable[[Outage | None], None] | None = None,
         randomness: random.Random | None = None,
     ) -> None:
-        self._retry_for_s = retry_for_s
+        self.retry_for_s = retry_for_s
         self._on_change = on_change
         self._random = randomness or random.Random()
         self._outage: Outage | None = None
@@ -84,7 +84,7 @@ class Retrying:
                 attempt += 1
                 self._note_failure(error)
                 pause_s = self._random.uniform(0.0, longest_pause_s(attempt))
-                if trio.current_time() + pause_s - started_s > self._retry_for_s:
+                if trio.current_time() + pause_s - started_s > self.retry_for_s:
                     raise
                 _log.debug("%s %s again in %.1f s: %s", request.verb, request.key, pause_s, error)
             else:

@@ -134,6 +134,28 @@ def test_a_store_that_is_gone(tmp_path: Path) -> None:
         synced = machine.run("sync", str(mount.path), check=False)
         assert (synced.returncode, synced.stderr.count("\n")) == (33, 1)
         assert str(directory) in synced.stderr
-        ended = mount.umount(check=False)
-        assert (ended.returncode, ended.stderr.count("\n")) == (33, 1)
-        assert "monday is not complete" in ended.stderr
+        refused = mount.umount(check=False)
+        assert (refused.returncode, refused.stderr.count("\n")) == (33, 1)
+        assert "not unmounted" in refused.stderr
+        elsewhere.rename(directory)
+        mount.umount()
+    assert "sealed" in machine.run("list").stdout
+
+
+def test_what_cannot_be_stored_is_given_up_by_a_plain_umount(tmp_path: Path) -> None:
+    """After a plain umount the process ends though the store refuses, and the backup stays open."""
+    directory, elsewhere = tmp_path / "repository", tmp_path / "elsewhere"
+    directory.mkdir()
+    machine = Machine(tmp_path, directory.as_uri())
+    machine.run("init")
+    with machine.mounted() as mount:
+        (mount.path / "monday").mkdir()
+        machine.run("sync", str(mount.path))
+        (mount.path / "monday" / "file").write_bytes(os.urandom(1 << 20))
+        directory.rename(elsewhere)
+        pid = mount.pid()
+        subprocess.run(["umount", str(mount.path)], check=True)
+        mount.await_end(pid)
+    assert "monday is not complete" in machine.log()
+    elsewhere.rename(directory)
+    assert "open" in machine.run("list").stdout
