@@ -297,7 +297,7 @@ class Backup:
     async def settle_contents(self) -> None:
         """Hand over the written bytes of every open file, once each unless changes are held up."""
         writer = self.repository.writer
-        if self.dirty and writer.failure is not None:
+        if writer.failure is not None:
             # The writer takes nothing before what failed is stored.
             await writer.barrier()
         while self.dirty:

@@ -162,6 +162,9 @@ def give_back(taken: Capture, names: NameTree) -> None:
     names.changed_count += len(taken.nodes)
     for captured in taken.nodes:
         captured.node.pins -= 1
+    for captured in taken.nodes:
+        # Some were removed meanwhile, and forgotten.
+        names.release(captured.node)
 
 
 def land(taken: Capture, names: NameTree) -> None:

@@ -274,3 +274,62 @@ async def test_taken_bytes_outlive_refused_packs(world: World, kernel: Kernel) -
     found = await content(await world.mount(), (b"one", b"file"))
     for start in taken:
         assert found[start : start + step] == data[start : start + step]
+
+
+@in_world()
+async def test_numbers_outlive_renames(world: World, kernel: Kernel) -> None:
+    """An inode number stays through renames of what is above it, checkpoints and remounts."""
+    for path in [(b"a",), (b"a", b"b")]:
+        await kernel.make((b"one", *path), DIRECTORY)
+    await put(kernel, (b"one", b"a", b"b", b"file"), b"here")
+    await kernel.link((b"one", b"a", b"b", b"file"), (b"one", b"a", b"linked"))
+    backup = kernel.backup(b"one")
+    before = await kernel.walk((b"one", b"a"))
+    for new, old in [(b"x", b"a"), (b"y", b"x")]:
+        await backup.checkpoint()
+        kernel.forget()
+        await kernel.rename((b"one", old), (b"one", new))
+    await backup.checkpoint()
+    kernel = await world.mount()
+    after = await kernel.walk((b"one", b"y"))
+    numbers = {path[2:]: seen.number for path, seen in before.items()}
+    assert {path[2:]: seen.number for path, seen in after.items()} == numbers
+
+
+@in_world()
+async def test_checkpoints_go_on_after_one_that_failed(world: World, kernel: Kernel) -> None:
+    """Large attributes that a failed checkpoint began to store do not keep the next from it."""
+    backup = kernel.backup(b"one")
+    await kernel.set_xattr((b"one",), b"user.long", os.urandom(4000))
+    world.refusing.is_on = True
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            await backup.checkpoint()
+    world.refusing.is_on = False
+    await backup.checkpoint()
+    assert (await kernel.seen(await kernel.node((b"one",)))).xattrs[0][0] == b"user.long"
+
+
+@in_world()
+async def test_what_went_during_a_failed_checkpoint_leaves_memory(
+    world: World, kernel: Kernel
+) -> None:
+    """Nothing holds an inode that was captured, removed, and then not stored."""
+    await put(kernel, (b"one", b"file"), b"here")
+    kernel.forget()
+    async with trio.open_nursery() as nursery:
+
+        async def checkpoint() -> None:
+            with pytest.raises(StoreError):
+                await kernel.backup(b"one").checkpoint()
+
+        await put(kernel, (b"one", b"other"), os.urandom(70_000))
+        world.gate.close("data/")
+        nursery.start_soon(checkpoint)
+        await world.gate.reached.wait()
+        await kernel.unlink((b"one", b"file"))
+        kernel.forget()
+        world.gate.break_down()
+    world.gate.open()
+    kernel.forget()
+    assert {node.name for node in kernel.live.by_number.values()} == {b"", b"other"}
