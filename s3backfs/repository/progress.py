@@ -22,10 +22,16 @@ class Progress:
 
     def take_new(self) -> tuple[int, int, int]:
         """The written, deduplicated and stored bytes that were not asked for before."""
-        told, self._told = self._told, (
-            self.written_bytes,
-            self.deduplicated_bytes,
-            self.stored_bytes,
+        told, self._told = (
+            self._told,
+            (
+                self.written_bytes,
+                self.deduplicated_bytes,
+                self.stored_bytes,
+            ),
         )
-        written, deduplicated, stored = (now - before for now, before in zip(self._told, told, strict=True))
-        return written, deduplicated, stored
+        return (
+            self._told[0] - told[0],
+            self._told[1] - told[1],
+            self._told[2] - told[2],
+        )

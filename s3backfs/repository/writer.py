@@ -204,9 +204,7 @@ class Writer:
         self._running.add(ticket)
         self._nursery.start_soon(self._run, ticket, work, argument)
 
-    async def _run(
-        self, ticket: object, work: Callable[[T], Awaitable[None]], argument: T
-    ) -> None:
+    async def _run(self, ticket: object, work: Callable[[T], Awaitable[None]], argument: T) -> None:
         try:
             await self._has_learned.wait()
             await work(argument)
