@@ -55,7 +55,7 @@ class WriterIdentity:
         return writer_id in self._files
 
     def retire_dead(self) -> None:
-        """Forget the ids of dead writers; call it when this mount has taken over what was theirs."""
+        """Forget the ids of dead writers, once this mount has taken over what was theirs."""
         for writer_id in self._files.keys() - {self.writer_id}:
             self._drop(writer_id)
 
