@@ -152,6 +152,9 @@ def give_back(taken: Capture, names: NameTree) -> None:
     for directory in taken.directories():
         live = directory.node.directory
         assert live is not None
+        if directory.node.parent is None and directory.node is not names.top:
+            # It was removed meanwhile, and so was everything in it.
+            continue
         live.changed |= live.flying
         live.gone |= directory.gone
         live.flying = set()
