@@ -620,6 +620,9 @@ class Machine:
         In every other case it will fail when it goes on.
         """
         await self.end_flight()
+        if self.kernel.repository.writer.failure is not None:
+            # Else the gate would stop what failed before, and the checkpoint before its capture.
+            await self.kernel.repository.writer.barrier()
         self.flight_fails = where % 6 > 2
         self.flight_backup, self.flight_bytes = self.open_backup(which), 0
         self.gate.close(["data/", "meta/", "open/"][where % 3])
