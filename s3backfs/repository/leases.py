@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from s3backfs.errors import IntegrityError, ObjectMissingError, S3backfsError
+from s3backfs.errors import IntegrityError, ObjectMissingError, RefusedError, S3backfsError
 from s3backfs.format.keys import Keyring
 from s3backfs.format.lease import Lease, decode_lease, encode_lease
 from s3backfs.store.base import Store
@@ -67,6 +67,17 @@ class WriterLease:
         )
         self.expires_ns = 0
         """By the store's clock; 0 before the first answer, or where the store tells no time."""
+
+    async def begin(self) -> None:
+        """Store the lease for the first time.
+
+        Raises:
+            RefusedError: these credentials may not write.
+        """
+        try:
+            await self.renew()
+        except RefusedError as error:
+            raise RefusedError(f"{error}; to read only, mount with -o ro") from error
 
     async def renew(self) -> None:
         """Store the lease anew.

@@ -170,7 +170,7 @@ async def open_for_mount(
                 if identity is not None:
                     lease = WriterLease(store, keyring, identity.writer_id)
                     # Stored before anything is listed that it refers to.
-                    await lease.renew()
+                    await lease.begin()
                     nursery.start_soon(lease.keep)
                     nursery.start_soon(writer.learn)
                 bounds = parameters.chunk_bounds

@@ -107,3 +107,37 @@ def test_kill_again_and_again(
         assert differences(source, mount.path / BACKUP) == ""
     size = sum(len(data) for data in wanted.values())
     assert stored_bytes(server, machine) < 2 * size, "what was stored was stored again"
+
+
+def test_another_machine_goes_on(machine: Machine, other: Machine) -> None:
+    """What a killed mount has synced another machine goes on with, only if it is told to."""
+    with machine.mounted() as mount:
+        (mount.path / BACKUP).mkdir()
+        (mount.path / BACKUP / "first").write_bytes(b"first" * 1000)
+        machine.run("sync", str(mount.path))
+        mount.kill()
+    with other.mounted() as mount:
+        assert (mount.path / BACKUP / "first").read_bytes() == b"first" * 1000
+        with pytest.raises(OSError, match="Read-only file system"):
+            (mount.path / BACKUP / "second").touch()
+    with other.mounted("--take-over") as mount:
+        (mount.path / BACKUP / "second").write_bytes(b"second")
+    with machine.mounted() as mount:
+        assert (mount.path / BACKUP / "second").read_bytes() == b"second"
+        with pytest.raises(OSError, match="Read-only file system"):
+            (mount.path / BACKUP / "third").touch()
+
+
+def test_nothing_written_nothing_sealed(machine: Machine) -> None:
+    """A mount that only looks at what a crash has left does not make it look complete."""
+    with machine.mounted() as mount:
+        (mount.path / BACKUP).mkdir()
+        machine.run("sync", str(mount.path))
+        mount.kill()
+    with machine.mounted() as mount:
+        os.listdir(mount.path / BACKUP)
+        assert "stays open" in mount.umount().stderr
+    with machine.mounted() as mount:
+        (mount.path / BACKUP / "file").touch()
+    with machine.mounted() as mount, pytest.raises(OSError, match="Read-only file system"):
+        (mount.path / BACKUP / "other").touch()
