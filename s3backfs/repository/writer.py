@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple
@@ -96,6 +97,8 @@ class Writer:
         self._bundle: list[Piece] = []
         self._bundle_bytes = 0
         self._running: set[object] = set()
+        self._queue: deque[tuple[object, Callable[[Any], Awaitable[None]], Any]] = deque()
+        self._workers_count = 0
         self._finishing = 0
         self._changed = trio.Event()
         self._has_learned = trio.Event()
@@ -200,9 +203,18 @@ class Writer:
             self._start(self._store_bundle, pieces)
 
     def _start(self, work: Callable[[T], Awaitable[None]], argument: T) -> None:
+        """Queue work; few tasks take it in order, so that a file's chunks lie in order too."""
         ticket = object()
         self._running.add(ticket)
-        self._nursery.start_soon(self._run, ticket, work, argument)
+        self._queue.append((ticket, work, argument))
+        if self._workers_count <= self._options.cpu_threads:
+            self._workers_count += 1
+            self._nursery.start_soon(self._work)
+
+    async def _work(self) -> None:
+        while self._queue:
+            await self._run(*self._queue.popleft())
+        self._workers_count -= 1
 
     async def _run(self, ticket: object, work: Callable[[T], Awaitable[None]], argument: T) -> None:
         try:
@@ -410,7 +422,10 @@ class Writer:
         self.budget.release(sum(row.frame_length for row in rows))
         self._unsegmented.append(pack.pack_id)
         if len(self._unsegmented) >= PACKS_PER_SEGMENT:
-            self._start(self._store_segment, None)
+            ticket = object()
+            self._running.add(ticket)
+            # Not queued: it waits for the store, and the processors need not.
+            self._nursery.start_soon(self._run, ticket, self._store_segment, None)
 
     async def _store_segment(self, _: None) -> None:
         await self.store_segment()
