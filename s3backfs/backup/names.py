@@ -57,7 +57,7 @@ class NameTree:
         names = directory.directory
         assert names is not None
         child = names.children.get(name, MISSING)
-        if child is MISSING and (names.base is None or name in names.overlay_names()):
+        if child is MISSING and (names.base is None or names.overlays(name)):
             return None
         return child
 

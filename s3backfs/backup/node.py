@@ -61,6 +61,10 @@ class Directory:
         for names in (self.changed, self.below, self.gone, self.flying):
             names.clear()
 
+    def overlays(self, name: bytes) -> bool:
+        """Whether a name must not be taken from the base."""
+        return name in self.changed or name in self.flying
+
     def overlay_names(self) -> set[bytes]:
         """The names that must not be taken from the base."""
         return self.changed | self.flying
