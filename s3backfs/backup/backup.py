@@ -316,6 +316,10 @@ class Backup:
         finally:
             if content.is_dirty:
                 self.dirty.add(node)
+        if node.content is content and not node.opens and not content.is_dirty:
+            # Its last close could not hand the bytes over, so letting go was left to us.
+            node.content = None
+            self.names.release(node)
 
 
 def printable(name: bytes) -> str:

@@ -184,7 +184,8 @@ class Files:
             with trio.CancelScope(shield=True):
                 await content.settle()
         finally:
-            if node.opens == 0 and not content.is_dirty:
+            # A checkpoint may have let go of it, and another content may be at work by now.
+            if node.content is content and node.opens == 0 and not content.is_dirty:
                 node.content = None
                 node.backup.names.release(node)
 

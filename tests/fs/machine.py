@@ -44,6 +44,9 @@ EXPLICIT_NS = 900_000_000 * 10**9
 FLIGHT_MAX_BYTES = 8 << 20
 """So much may be written while the store does not answer; more would wait for memory."""
 
+HANDED_OVER_BYTES = 1 << 16
+"""Writes from this size on may make a file hand its buffer over."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -261,6 +264,7 @@ class Machine:
         path = self.file(which)
         if path is None:
             return
+        await self._room(count * 1500)
         source = random.Random(seed)
         descriptor = os.open(self.real(path), os.O_WRONLY)
         handle = await self.kernel.open(await self.kernel.node(path), os.O_WRONLY)
@@ -673,9 +677,16 @@ class Machine:
         await self.end_flight()
 
     async def _room(self, size: int) -> None:
+        """See to it that the store can take so many bytes: after a failure it takes none at first.
+
+        What stays in a file's buffer is taken all the same.
+        """
         self.flight_bytes += size
         if self.checkpoint_done is not None and self.flight_bytes > FLIGHT_MAX_BYTES:
             await self.end_flight()
+        writer = self.kernel.repository.writer
+        if writer.failure is not None and size >= HANDED_OVER_BYTES:
+            await writer.barrier()
 
     async def op_seal(self, which: int) -> None:
         if len(self.backups) - len(self.sealed) < 2:
