@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from collections.abc import Awaitable, Callable
 from enum import Enum
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from s3backfs.backup.live import INO_MASK, SLOT_SHIFT, LiveNodes, settled_name
+from s3backfs.backup.live import INO_MASK, LiveNodes, settled_name
 from s3backfs.backup.node import Directory, Node
 from s3backfs.backup.xattrs import are_xattrs_loaded
+from s3backfs.errors import FileSystemError
 from s3backfs.manifest.entry import Entry, Extra, is_link_name
 from s3backfs.manifest.keys import TOP_KEY, child_prefix, entry_key, link_key
 
@@ -131,6 +133,17 @@ class NameTree:
                     return None
                 node.entry = entry
         return node.entry
+
+    async def present_entry(self, node: Node) -> Entry:
+        """The node's attributes, from the manifest if they are not in memory.
+
+        Raises:
+            FileSystemError: ESTALE, it is gone.
+        """
+        entry = node.entry or await self.entry(node)
+        if entry is None:
+            raise FileSystemError(errno.ESTALE)
+        return entry
 
     def stored_key(self, node: Node) -> bytes:
         """The key under which the last checkpoint stored a clean node."""
@@ -317,8 +330,3 @@ def link_pointer(entry: Entry, link_id: bytes) -> Entry:
         size=0,
         extra=Extra(link_id=link_id),
     )
-
-
-def slot_of(number: int) -> int:
-    """The slot of the backup that an inode number belongs to."""
-    return number >> SLOT_SHIFT

@@ -156,7 +156,7 @@ async def get_xattr(node: Node, name: bytes) -> bytes:
     Raises:
         FileSystemError: ENODATA.
     """
-    entry = await _entry(node)
+    entry = await node.backup.names.present_entry(node)
     value = extra_of(entry).xattrs.get(name) if entry.extra is not None else None
     if value is None:
         raise FileSystemError(errno.ENODATA)
@@ -165,7 +165,7 @@ async def get_xattr(node: Node, name: bytes) -> bytes:
 
 async def list_xattrs(node: Node) -> list[bytes]:
     """Name the extended attributes."""
-    return sorted(extra_of(await _entry(node)).xattrs)
+    return sorted(extra_of(await node.backup.names.present_entry(node)).xattrs)
 
 
 def _replace_xattrs(node: Node, xattrs: dict[bytes, bytes], **changes: Any) -> None:
@@ -183,15 +183,8 @@ def _check_xattr_name(name: bytes) -> None:
 async def _changeable(node: Node) -> Entry:
     """The node's attributes, when changes are allowed; nothing may be awaited before the change."""
     while True:
-        await _entry(node)
+        await node.backup.names.present_entry(node)
         await node.backup.writable()
         # While this waited, a checkpoint may have let go of the attributes.
         if node.entry is not None:
             return node.entry
-
-
-async def _entry(node: Node) -> Entry:
-    entry = node.entry or await node.backup.names.entry(node)
-    if entry is None:
-        raise FileSystemError(errno.ESTALE)
-    return entry

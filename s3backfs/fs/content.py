@@ -57,8 +57,8 @@ SMALL_FILE_BYTES = 1024 * 1024
 class FileContent:
     """One file's bytes while somebody has it open, or until what was written is settled.
 
-    `version` counts changes of the content. All that changes extents happens under `lock`, which
-    is held across the hand-over of one buffer, never across an upload.
+    All that changes extents happens under `_lock`, which is held across the hand-over of one buffer,
+    never across an upload.
     """
 
     __slots__ = (
@@ -76,8 +76,6 @@ class FileContent:
         "_repository",
         "_tree",
         "is_direct",
-        "version",
-        "writers",
     )
 
     def __init__(self, node: Node, entry: Entry) -> None:
@@ -94,9 +92,7 @@ class FileContent:
         self._read_to = 0
         self._reads_in_order = 0
         self._ahead_to = 0
-        self.version = 0
         self.is_direct = False
-        self.writers = 0
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -201,7 +197,6 @@ class FileContent:
             await self._hand_over(is_final=True)
 
     def _begin_change(self) -> None:
-        self.version += 1
         self._is_touched = True
         self._node.backup.dirty.add(self._node)
         if self._inline is not None:

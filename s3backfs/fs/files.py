@@ -12,7 +12,6 @@ import trio
 from s3backfs.backup.node import Node
 from s3backfs.errors import FileSystemError, S3backfsError
 from s3backfs.fs.content import FileContent, check_size
-from s3backfs.manifest.entry import Entry
 from s3backfs.repository.repository import Repository
 
 
@@ -57,7 +56,7 @@ class Files:
 
     async def content(self, node: Node) -> FileContent:
         """The node's content object, made anew if nobody has it open."""
-        entry = await _entry(node)
+        entry = await node.backup.names.present_entry(node)
         if node.content is None:
             node.content = FileContent(node, entry)
         assert isinstance(node.content, FileContent)
@@ -83,7 +82,6 @@ class Files:
         except BaseException:
             node.opens -= 1
             raise
-        content.writers += is_writer
         number, self._next = self._next, self._next + 1
         self._handles[number] = FileHandle(
             node,
@@ -109,7 +107,7 @@ class Files:
         node = handle.node
         entry = node.entry
         if entry is None:
-            entry = await _entry(node)
+            entry = await node.backup.names.present_entry(node)
         backup = node.backup
         if handle.generation != backup.generation and not (backup.is_own or backup.is_sealed):
             # Another machine has stored its backup anew: size and content must fit together.
@@ -170,7 +168,6 @@ class Files:
         if handle is None:
             return
         node = handle.node
-        handle.content.writers -= handle.is_writer
         node.opens -= 1
         if node.opens == 0:
             await self.close_content(node)
@@ -188,10 +185,3 @@ class Files:
             if node.content is content and node.opens == 0 and not content.is_dirty:
                 node.content = None
                 node.backup.names.release(node)
-
-
-async def _entry(node: Node) -> Entry:
-    entry = node.entry or await node.backup.names.entry(node)
-    if entry is None:
-        raise FileSystemError(errno.ESTALE)
-    return entry

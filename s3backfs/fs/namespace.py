@@ -216,13 +216,6 @@ async def _check_free(parent: Node, name: bytes) -> None:
         raise FileSystemError(errno.EEXIST)
 
 
-async def _attributes(node: Node) -> Entry:
-    entry = node.entry or await node.backup.names.entry(node)
-    if entry is None:
-        raise FileSystemError(errno.ESTALE)
-    return entry
-
-
 async def _prepare(*nodes: Node) -> None:
     """Wait until changes are allowed and the nodes' attributes are in memory, both at once.
 
@@ -231,7 +224,7 @@ async def _prepare(*nodes: Node) -> None:
     """
     while True:
         for node in nodes:
-            await _attributes(node)
+            await node.backup.names.present_entry(node)
         await nodes[0].backup.writable()
         if all(node.entry is not None for node in nodes):
             return
@@ -367,7 +360,7 @@ async def _clone(node: Node, new_parent: Node, new_name: bytes) -> Node:
     The other names of the source's link group join the same new inode when they come.
     """
     target: Backup = new_parent.backup
-    source = await _attributes(node)
+    source = await node.backup.names.present_entry(node)
     target.note_base(node.backup)
     is_linked = node.link_id is not None and extra_of(source).nlink > 1
     group = (node.backup.id, node.link_id) if node.link_id is not None and is_linked else None

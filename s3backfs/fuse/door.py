@@ -41,7 +41,6 @@ from s3backfs.fs.root import CONTROL_NAME
 from s3backfs.fuse import replies
 from s3backfs.fuse.directories import Directories
 from s3backfs.fuse.opening import open_info
-from s3backfs.manifest.entry import Entry
 
 log = logging.getLogger(__name__)
 
@@ -245,18 +244,13 @@ class Door(pyfuse3.Operations):
 
     @request
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        entry = await self._entry(self._node(inode))
+        node = self._node(inode)
+        entry = await node.backup.names.present_entry(node)
         if entry.inline is None or not stat.S_ISLNK(entry.mode):
             raise FUSEError(errno.EINVAL)
         return entry.inline
 
     # -- attributes --------------------------------------------------------------------------
-
-    async def _entry(self, node: Node) -> Entry:
-        entry = node.entry or await node.backup.names.entry(node)
-        if entry is None:
-            raise FUSEError(errno.ESTALE)
-        return entry
 
     @request
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
@@ -265,7 +259,7 @@ class Door(pyfuse3.Operations):
         if inode in _CONTROL_NUMBERS:
             return replies.control_attributes(inode, *self._owner)
         node = self._node(inode)
-        return replies.attributes(node, await self._entry(node))
+        return replies.attributes(node, await node.backup.names.present_entry(node))
 
     def _root_attributes(self) -> EntryAttributes:
         backups = self._fs.catalogue.backups
