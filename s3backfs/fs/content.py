@@ -57,8 +57,8 @@ SMALL_FILE_BYTES = 1024 * 1024
 class FileContent:
     """One file's bytes while somebody has it open, or until what was written is settled.
 
-    All that changes extents happens under `_lock`, which is held across the hand-over of one buffer,
-    never across an upload.
+    All that changes extents happens under `_lock`, which is held across the hand-over of one
+    buffer, never across an upload.
     """
 
     __slots__ = (
