@@ -72,22 +72,27 @@ def launch(work: Callable[[Link], int], ask: Callable[[], Secret], log: Path | N
         RemoteError: `work` failed before it was ready, with its text and exit code.
     """
     ours, theirs = socket.socketpair()
+    # A Ctrl-C waits until the process that it has to reach is known.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     first = os.fork()
     if first == 0:
         ours.close()
-        _go_to_background(work, theirs)
+        _go_to_background(work, theirs, before)
     theirs.close()
     os.waitpid(first, 0)
     with ours:
-        return _await_ready(ours, ask, log)
+        return _await_ready(ours, ask, log, before)
 
 
-def _go_to_background(work: Callable[[Link], int], connection: socket.socket) -> NoReturn:
+def _go_to_background(
+    work: Callable[[Link], int], connection: socket.socket, mask: set[int | signal.Signals]
+) -> NoReturn:
     code = 1
     try:
         os.setsid()
         if os.fork() != 0:
             os._exit(0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.chdir("/")
         os.umask(0o077)
         _detach_stdio()
@@ -121,10 +126,19 @@ def _work_to_the_end(work: Callable[[Link], int], link: Link) -> int:
         return failure.exit_code
 
 
-def _await_ready(connection: socket.socket, ask: Callable[[], Secret], log: Path | None) -> int:
+def _await_ready(
+    connection: socket.socket,
+    ask: Callable[[], Secret],
+    log: Path | None,
+    mask: set[int | signal.Signals],
+) -> int:
     pid = 0
-    try:
-        with connection.makefile("rb") as lines, contextlib.suppress(ConnectionError):
+    with connection.makefile("rb") as lines, contextlib.suppress(ConnectionError):
+        try:
+            try:
+                pid = json.loads(lines.readline() or "{}").get("pid", 0)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for line in lines:
                 message = json.loads(line)
                 if "ready" in message:
@@ -133,12 +147,11 @@ def _await_ready(connection: socket.socket, ask: Callable[[], Secret], log: Path
                     raise RemoteError(message["error"], message["exit_code"])
                 if "ask" in message:
                     connection.sendall(_answer_with(ask))
-                pid = message.get("pid", pid)
-    except KeyboardInterrupt:
-        if pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        raise
+        except KeyboardInterrupt:
+            if pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            raise
     where = f"; see {log}" if log is not None else ""
     raise RemoteError(f"the mount process ended before it was ready{where}", 1)
 

@@ -147,9 +147,18 @@ def test_passphrase_from_terminal(fifo: Path) -> None:
     os.close(controller)
 
 
-def test_interrupt(fifo: Path) -> None:
-    """Ctrl-C while the command waits ends the work, too."""
-    body = """
+@pytest.mark.parametrize("delay", [0, 0.5])
+def test_interrupt(fifo: Path, delay: float) -> None:
+    """Ctrl-C while the command waits ends the work, too, even before it knows whom it awaits."""
+    body = f"""
+        import time
+        waitpid = os.waitpid
+        def waits(*args):
+            try:
+                return waitpid(*args)
+            finally:
+                time.sleep({delay})
+        os.waitpid = waits
         def work(link):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             with out.open("wb") as held:
