@@ -166,6 +166,7 @@ class MountConfig:
     retry_for_s: float = DAY_S
     idle_checkpoint_s: float = 5.0
     max_checkpoint_s: float = 300.0
+    lease_s: float = 600.0
     compression: Compression | None = None
     """Overrides what the repository says for what this mount writes."""
     log_level: str = "info"
@@ -181,6 +182,7 @@ class MountConfig:
             self.max_checkpoint_s >= self.idle_checkpoint_s,
             "--max-checkpoint must not be shorter than --idle-checkpoint",
         )
+        _require(1 <= self.lease_s <= DAY_S, "--lease must be between 1s and 24h")
         _require(not (self.log_file and self.log_to_syslog), "take one of --log-file and --syslog")
 
 

@@ -169,6 +169,12 @@ class _Mount:
                 await nursery.start(serve_control, control, self._handle)
                 timer = trio.CancelScope()
                 nursery.start_soon(self._run_timer, timer)
+                if not config.is_read_only:
+                    nursery.start_soon(
+                        filesystem.catalogue.standing.keep,
+                        config.lease_s / 3,
+                        filesystem.files.open_nodes,
+                    )
                 await nursery.start(self._watch_signals)
                 nursery.start_soon(self._run_loop)
                 self._device = await _wait_until_it_answers(config)
@@ -342,6 +348,7 @@ def _repository_options(config: MountConfig, parameters: Parameters) -> Reposito
         cache_bytes=config.cache_bytes,
         memory_bytes=config.memory_bytes,
         is_read_only=config.is_read_only,
+        lease_s=config.lease_s,
         level=chosen.level if chosen else parameters.compression_level,
     )
 

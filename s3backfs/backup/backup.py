@@ -66,6 +66,8 @@ class Backup:
         self.dirty: set[Node] = set()
         self.clones: dict[tuple[bytes, bytes], Node] = {}
         self.bases: dict[bytes, Backup] = {}
+        # Bases that were forgotten while changes were not stored yet.
+        self.lost_sources: set[bytes] = set()
         self.change_count = 0
         self.stored_count = 0
         self.last_change_s = trio.current_time()
@@ -121,6 +123,11 @@ class Backup:
         Hiding changes memory alone: after a remount, or on another machine, all is there again.
         """
         return self.may_be_forgotten and self.is_sealed and not self.is_removed
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the stored root says all that is in memory."""
+        return not self.has_changes and not self._checkpoint_lock.locked()
 
     @property
     def has_changes(self) -> bool:
@@ -220,6 +227,22 @@ class Backup:
 
     # -- checkpoints -------------------------------------------------------------------------
 
+    async def store_older_references(self) -> None:
+        """See to it that every reference made before the call is in a stored root.
+
+        Raises:
+            S3backfsError: it could not be stored.
+        """
+        await self.checkpoint()
+        # One that had begun before may still be under way.
+        async with self._checkpoint_lock:
+            pass
+
+    def lose(self, error: S3backfsError) -> None:
+        """Give up what is not stored: nothing is written here any more."""
+        self.fail(error)
+        self.is_lost = True
+
     async def checkpoint(self) -> None:
         """Make everything durable that was written before the call; calls share the work.
 
@@ -255,8 +278,7 @@ class Backup:
         try:
             yield
         except OwnershipLostError as error:
-            self.fail(error)
-            self.is_lost = True
+            self.lose(error)
             raise
 
     @asynccontextmanager

@@ -20,6 +20,7 @@ from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.backup.owning import RootWriter
 from s3backfs.backup.roots import SEALED_PREFIX, HeldRoot
+from s3backfs.backup.standing import Standing
 from s3backfs.errors import (
     FileSystemError,
     ObjectMissingError,
@@ -71,7 +72,8 @@ class Catalogue:
         self._slots: dict[int, Backup] = {}
         self._refreshed_s = -REFRESH_S
         self._lock = trio.Lock()
-        self._roots = RootWriter(nodes.repository)
+        self.standing = Standing(nodes.repository, self)
+        self._roots = RootWriter(nodes.repository, self.standing)
         self._outdated: dict[bytes, HeldRoot] = {}
         self._lost: list[Backup] = []
         self._claiming = trio.Lock()
@@ -176,6 +178,9 @@ class Catalogue:
     def _forget(self, name: bytes) -> None:
         backup = self.backups.pop(name)
         backup.is_removed = True
+        for other in self.own_open():
+            if backup.id in other.bases and not other.is_settled:
+                other.lost_sources.add(backup.id)
         if backup.is_lost:
             self._lost.append(backup)
         # The slot stays taken while the kernel may know inodes of it.

@@ -53,6 +53,7 @@ async def run_checkpoint(backup: Backup, *, is_frozen: bool = False) -> None:
         await backup.settle_contents()
         taken, change_count = await _capture_frozen(backup)
     previous_count, backup.stored_count = backup.stored_count, change_count
+    lost_sources = frozenset(backup.lost_sources)
     try:
         run = _Checkpoint(backup, taken)
         top = await run.store_tree()
@@ -64,6 +65,7 @@ async def run_checkpoint(backup: Backup, *, is_frozen: bool = False) -> None:
     # No await from here: the tree and what stands over it change together.
     backup.tree = Tree(top, backup.nodes.entries)
     backup.generation += 1
+    backup.lost_sources -= lost_sources
     land(taken, backup.names)
     run.tell_contents()
 
@@ -111,7 +113,7 @@ class _Checkpoint:
         await self._store_xattrs()
         await self._repository.writer.barrier()
         maker = EditMaker(self._backup.items, self._finish, self._rekeyed)
-        bases = [base.tree for base in self._backup.bases.values()]
+        bases = [base.tree for base in self._backup.bases.values() if not base.is_removed]
         nodes = PatchingNodes(self._backup.nodes, bases)
         tree = Tree(self._backup.tree.top, nodes.entries)
         top = await tree.update(maker.edits(self._taken.top))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -31,6 +32,9 @@ from s3backfs.format.root import BackupState, Root, encode_root
 from s3backfs.repository.repository import Repository
 from s3backfs.store.base import Condition, IfAbsent, IfMatch
 
+if TYPE_CHECKING:
+    from s3backfs.backup.standing import Standing
+
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 4
@@ -43,8 +47,9 @@ _NS = 1_000_000_000
 class RootWriter:
     """Stores the roots of this mount's own backups."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, standing: Standing | None = None) -> None:
         self._repository = repository
+        self._standing = standing
         self._store = repository.store
         # Roots that were sent and not answered; they may be there, and they are ours.
         self._unanswered: dict[bytes, set[bytes]] = {}
@@ -94,7 +99,21 @@ class RootWriter:
         Raises:
             OwnershipLostError: another writer has taken the backup over, or removed it.
         """
-        root = self._next(root)
+        if self._standing is not None:
+            await self._standing.assure(root.backup_id)
+        for _ in range(ATTEMPTS):
+            try:
+                return await self._replace_once(held, self._next(root))
+            except _FencedError as fence:
+                if self._standing is None:
+                    raise
+                log.warning("%s: prune took this writer for gone", held.key)
+                await self._standing.revalidate(root.backup_id)
+                held = fence.held or held
+                root = _raised(root, fence.epoch, root.owner.writer)
+        raise OwnershipLostError("prune takes this writer for gone again and again")
+
+    async def _replace_once(self, held: HeldRoot, root: Root) -> HeldRoot:
         if await self._is_conditional():
             return await self._replace_if(held, root, "taken over or removed by another writer")
         await self._check_present(held)
@@ -104,6 +123,17 @@ class RootWriter:
         await self._remove(await self._check_epochs(root))
         return stored
 
+    async def fence(self, held: HeldRoot) -> HeldRoot:
+        """Keep a writer that is taken for gone from storing what it had under way.
+
+        The backup stays that writer's. Should it wake up, its next root is refused, and it looks
+        again at all that it refers to before it goes on from the raised epoch.
+
+        Raises:
+            OwnershipLostError: the root has changed just now.
+        """
+        return await self._raise_epoch(held, held.root.owner.writer)
+
     async def take_over(self, held: HeldRoot) -> HeldRoot:
         """Become the owner of an open backup, by a higher epoch.
 
@@ -111,11 +141,14 @@ class RootWriter:
             OwnershipLostError: another writer was faster; look again.
             RepositoryBusyError: its owner is sealing it at this moment.
         """
+        return await self._raise_epoch(held, self._repository.writer_id)
+
+    async def _raise_epoch(self, held: HeldRoot, writer: bytes) -> HeldRoot:
         if await self._is_conditional():
-            root = self._next(self._raised(held.root, held.root.owner.epoch + 1))
+            root = self._next(_raised(held.root, held.root.owner.epoch + 1, writer))
             return await self._replace_if(held, root, "changed by another writer just now")
         await self._check_present(held)
-        root, others = await self._outbid(held.root)
+        root, others = await self._outbid(held.root, writer)
         stored = await self._put(held.key, root, None)
         await self._remove([copy.key for copy in others])
         return stored
@@ -137,7 +170,20 @@ class RootWriter:
         try:
             return await self._put(held.key, root, condition)
         except PreconditionFailedError as error:
+            fence = await self._load_fence(held, root)
+            if fence is not None:
+                raise _FencedError(fence.root.owner.epoch, fence) from error
             raise OwnershipLostError(f"this open backup was {why}") from error
+
+    async def _load_fence(self, held: HeldRoot, root: Root) -> HeldRoot | None:
+        """The root that stands where ours was, if it is ours but for a raised epoch."""
+        try:
+            found = await load_root(self._store, self._repository.keyring, held.key)
+        except (ObjectMissingError, IntegrityError):
+            return None
+        owner = found.root.owner
+        is_ours = found.root.backup_id == root.backup_id and owner.writer == root.owner.writer
+        return found if is_ours and owner.epoch > root.owner.epoch else None
 
     # -- sealed roots ------------------------------------------------------------------------
 
@@ -210,10 +256,6 @@ class RootWriter:
         )
         return msgspec.structs.replace(root, owner=owner)
 
-    def _raised(self, root: Root, epoch: int) -> Root:
-        owner = msgspec.structs.replace(root.owner, epoch=epoch, writer=self._repository.writer_id)
-        return msgspec.structs.replace(root, owner=owner)
-
     async def _put(self, key: str, root: Root, condition: Condition) -> HeldRoot:
         """Write a root; where a condition fails because of an own root, it is put over that."""
         data = encode_root(self._repository.keyring, key, root)
@@ -268,18 +310,21 @@ class RootWriter:
     async def _check_epochs(self, root: Root) -> list[str]:
         """Make sure that nobody has raised the epoch, and return the keys of older copies."""
         copies = (await list_beside(self._store)).of_backup(root.backup_id)
-        if any(copy.epoch > root.owner.epoch for copy in copies):
+        higher = [copy for copy in copies if copy.epoch > root.owner.epoch]
+        if any(copy.writer != root.owner.writer for copy in higher):
             raise OwnershipLostError("this open backup was taken over by another writer")
+        if higher:
+            raise _FencedError(max(copy.epoch for copy in higher))
         return [copy.key for copy in copies if copy.age < Copy.of(root).age]
 
-    async def _outbid(self, base: Root) -> tuple[Root, list[Copy]]:
+    async def _outbid(self, base: Root, writer: bytes) -> tuple[Root, list[Copy]]:
         """Put a copy of the newest state with a higher epoch than anybody else has."""
         before = await list_beside(self._store)
         base = await self._newest_state(base, before.newer(base), is_settled=True)
         epochs = [copy.epoch for copy in before.of_backup(base.backup_id)]
         epoch = max([base.owner.epoch, *epochs]) + 1
         for _ in range(ATTEMPTS):
-            root = self._next(self._raised(base, epoch))
+            root = self._next(_raised(base, epoch, writer))
             mine = await self._put_copy(root)
             copies = (await list_beside(self._store)).of_backup(base.backup_id)
             others = [copy for copy in copies if copy != mine]
@@ -340,6 +385,20 @@ class RootWriter:
         with suppress(ObjectMissingError):
             await self._store.head(key)
             raise RepositoryExistsError("another writer has just taken this name")
+
+
+class _FencedError(OwnershipLostError):
+    """Prune has raised the epoch of a backup that is still this writer's own."""
+
+    def __init__(self, epoch: int, held: HeldRoot | None = None) -> None:
+        super().__init__("this writer was taken for gone")
+        self.epoch = epoch
+        self.held = held
+
+
+def _raised(root: Root, epoch: int, writer: bytes) -> Root:
+    owner = msgspec.structs.replace(root.owner, epoch=epoch, writer=writer)
+    return msgspec.structs.replace(root, owner=owner)
 
 
 def base_age(root: Root) -> tuple[int, int]:

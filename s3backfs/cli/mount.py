@@ -65,6 +65,10 @@ _LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
     "--max-checkpoint", type=DURATION, default="5m", show_default=True,
     help="Longest time between two checkpoints.",
 )  # fmt: skip
+@click.option(
+    "--lease", type=DURATION, default="10m", show_default=True,
+    help="How long other machines wait before they take this one for gone.",
+)  # fmt: skip
 @click.option("--log-level", type=_LOG_LEVELS, default="info", show_default=True)
 @click.option("--log-file", type=click.Path(dir_okay=False, resolve_path=True, path_type=Path))
 @click.option("--syslog", is_flag=True, help="Log to syslog.")
@@ -127,6 +131,7 @@ def mount_config(
         retry_for_s=params["retry_for"],
         idle_checkpoint_s=params["idle_checkpoint"],
         max_checkpoint_s=params["max_checkpoint"],
+        lease_s=params["lease"],
         compression=params["compression"],
         log_level=params["log_level"],
         log_file=params["log_file"],

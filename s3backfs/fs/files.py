@@ -54,6 +54,10 @@ class Files:
         """The nodes that somebody may still write to."""
         return [handle.node for handle in self._handles.values() if handle.is_writer]
 
+    def open_nodes(self) -> list[Node]:
+        """The nodes of all open files."""
+        return [handle.node for handle in self._handles.values()]
+
     async def content(self, node: Node) -> FileContent:
         """The node's content object, made anew if nobody has it open."""
         entry = await node.backup.names.present_entry(node)

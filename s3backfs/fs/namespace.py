@@ -360,6 +360,7 @@ async def _clone(node: Node, new_parent: Node, new_name: bytes) -> Node:
     The other names of the source's link group join the same new inode when they come.
     """
     target: Backup = new_parent.backup
+    generation = node.backup.generation
     source = await node.backup.names.present_entry(node)
     target.note_base(node.backup)
     is_linked = node.link_id is not None and extra_of(source).nlink > 1
@@ -370,6 +371,13 @@ async def _clone(node: Node, new_parent: Node, new_name: bytes) -> Node:
             target.forget_clone(group)
         return joined
     await _prepare(new_parent)
+    while node.backup.generation != generation:
+        generation = node.backup.generation
+        source = await node.backup.names.present_entry(node)
+        await _prepare(new_parent)
+    if node.backup.is_removed:
+        # What a forgotten backup refers to may be gone soon; rsync copies instead.
+        raise FileSystemError(errno.EXDEV)
     extra = msgspec.structs.replace(extra_of(source), ino=0, link_id=None, nlink=0)
     entry = with_extra(source, extra)
     clone = target.names.create(new_parent, new_name, entry)

@@ -79,13 +79,14 @@ class ChunkIndex:
 
         def look_up(database: sqlite3.Connection) -> list[Ref]:
             rows: list[Found] = database.execute(sql, padded).fetchall()
-            return [decode_ref(row) for row in rows if self._is_usable(row[3])]
+            return [decode_ref(row) for row in rows if self.is_usable(row[3])]
 
         nothing: list[Ref] = []
         refs = self._file.read(look_up, nothing)
-        return [ref for ref in refs if ref.base is None or self._is_usable(ref.base.pack_id)]
+        return [ref for ref in refs if ref.base is None or self.is_usable(ref.base.pack_id)]
 
-    def _is_usable(self, pack_id: bytes) -> bool:
+    def is_usable(self, pack_id: bytes) -> bool:
+        """Whether contents may refer to a pack: it is there, and not condemned."""
         return pack_id in self._trusted and pack_id not in self._shunned
 
     # -- packs -------------------------------------------------------------------------------
@@ -223,7 +224,7 @@ class ChunkIndex:
         nothing: list[bytes] = []
         waiting = self._file.read(find, nothing)
         with self._lock:
-            return [pack_id for pack_id in waiting if self._is_usable(pack_id)]
+            return [pack_id for pack_id in waiting if self.is_usable(pack_id)]
 
     def unsegmented(self, pack_id: bytes) -> tuple[SegmentPack, int] | None:
         """A pack of `add_pack` as segments describe it, and the length of its rows, encoded.

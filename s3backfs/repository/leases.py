@@ -13,6 +13,8 @@ import logging
 import os
 import secrets
 import socket
+import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +37,8 @@ LONGEST_LEASE_S = 24 * 3600.0
 """No lease holds longer, whatever it says of itself."""
 
 _CLOSING_S = 10.0
+_SURE_SHARE = 0.9
+"""Clocks may run at slightly different speeds."""
 _NS = 1_000_000_000
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -45,7 +49,11 @@ def lease_key(writer: bytes) -> str:
 
 
 class WriterLease:
-    """The lease of this mount."""
+    """The lease of this mount.
+
+    `has_lapsed` says that it ran out before it was renewed, so that prune may have ignored this
+    writer meanwhile; whoever has made sure of all that it refers to takes the flag away.
+    """
 
     def __init__(
         self, store: Store, keyring: Keyring, writer: bytes, *, duration_s: float = LEASE_S
@@ -65,8 +73,20 @@ class WriterLease:
             sequence=secrets.randbits(32) << 16,
             duration_ms=int(duration_s * 1000),
         )
-        self.expires_ns = 0
-        """By the store's clock; 0 before the first answer, or where the store tells no time."""
+        self.has_lapsed = False
+        self._expires_ns = 0  # by the store's clock; 0 where it tells no time
+        self._renewed_s = 0.0  # by this machine's; 0 before the first answer
+        self._renewing = trio.Lock()
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether nobody can have taken this writer for gone, at this moment."""
+        return not self.has_lapsed and _now_s() - self._renewed_s < self._duration_s * _SURE_SHARE
+
+    @property
+    def acknowledged(self) -> frozenset[bytes]:
+        """The condemned sets that the lease says are obeyed."""
+        return frozenset(self._lease.acknowledged)
 
     async def begin(self) -> None:
         """Store the lease for the first time.
@@ -85,12 +105,39 @@ class WriterLease:
         Raises:
             StoreError: it could not be stored; the last one holds on.
         """
-        lease = msgspec.structs.replace(self._lease, sequence=self._lease.sequence + 1)
-        stored = await self._store.put(self._key, encode_lease(self._keyring, self._key, lease))
-        now_ns = stored.server_time_ns
-        started_ns = lease.started_ns or now_ns
-        self._lease = msgspec.structs.replace(lease, started_ns=started_ns, renewed_ns=now_ns)
-        self.expires_ns = now_ns + int(self._duration_s * _NS) if now_ns else 0
+        async with self._renewing:
+            # From before it was sent: the store may have taken it at any moment since.
+            sent_s = _now_s()
+            lease = msgspec.structs.replace(self._lease, sequence=self._lease.sequence + 1)
+            stored = await self._store.put(self._key, encode_lease(self._keyring, self._key, lease))
+            now_ns = stored.server_time_ns
+            self._note_lapse(now_ns)
+            self._lease = msgspec.structs.replace(
+                lease,
+                started_ns=lease.started_ns or now_ns,
+                renewed_ns=now_ns,
+                acknowledged=self._lease.acknowledged,
+            )
+            self._expires_ns = now_ns + int(self._duration_s * _NS) if now_ns else 0
+            self._renewed_s = sent_s
+
+    def _note_lapse(self, now_ns: int) -> None:
+        is_first = not self._renewed_s
+        if not is_first and (
+            0 < self._expires_ns <= now_ns or _now_s() - self._renewed_s >= self._duration_s
+        ):
+            self.has_lapsed = True
+
+    async def acknowledge(self, set_ids: Iterable[bytes]) -> None:
+        """Say which condemned sets are obeyed.
+
+        Raises:
+            StoreError: it could not be stored.
+        """
+        acknowledged = tuple(sorted(set_ids))
+        if acknowledged != self._lease.acknowledged:
+            self._lease = msgspec.structs.replace(self._lease, acknowledged=acknowledged)
+            await self.renew()
 
     async def keep(self) -> None:
         """Store the lease anew every third of its duration, until cancelled."""
@@ -131,6 +178,11 @@ async def has_run_out(store: Store, keyring: Keyring, writer: bytes) -> bool:
         return False
     duration_ns = int(min(lease.duration_ms / 1000, LONGEST_LEASE_S) * _NS)
     return fetched.server_time_ns - listed.modified_ns > duration_ns
+
+
+def _now_s() -> float:
+    """Seconds that go on while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _boot_id() -> str:

@@ -15,8 +15,9 @@ from s3backfs.format.keys import Keyring
 from s3backfs.format.parameters import ChunkBounds
 from s3backfs.format.refs import Ref
 from s3backfs.repository.cache import DiskCache
+from s3backfs.repository.condemned import CondemnedSets
 from s3backfs.repository.index import ChunkIndex
-from s3backfs.repository.leases import WriterLease
+from s3backfs.repository.leases import LEASE_S, WriterLease
 from s3backfs.repository.local_state import WriterIdentity, check_pin, is_one_finishing
 from s3backfs.repository.opening import OpenedRepository
 from s3backfs.repository.piece import Piece
@@ -40,6 +41,7 @@ class RepositoryOptions:
     is_read_only: bool
     level: int | None
     """zstd's level for what this mount writes; None stores without compression."""
+    lease_s: float = LEASE_S
 
 
 class Repository:
@@ -54,6 +56,7 @@ class Repository:
         writer: Writer,
         identity: WriterIdentity | None,
         lease: WriterLease | None,
+        condemned: CondemnedSets,
     ) -> None:
         self.store = store
         self.keyring = keyring
@@ -61,12 +64,13 @@ class Repository:
         self.reader = reader
         self.writer = writer
         self._identity = identity
-        self._lease = lease
+        self.lease = lease
+        self.condemned = condemned
 
     async def end_lease(self) -> None:
         """Say that this writer is gone; call it when everything is stored."""
-        if self._lease is not None:
-            await self._lease.end()
+        if self.lease is not None:
+            await self.lease.end()
 
     def retire_dead_writers(self) -> None:
         """Forget dead writers of this machine, whose open backups were all taken over."""
@@ -142,6 +146,7 @@ async def open_for_mount(
         await _wait_for_finishing(state_dir)
         identity = WriterIdentity(state_dir)
     index = ChunkIndex(cache_dir / "index.sqlite")
+    condemned = CondemnedSets(store, keyring)
     threads = os.cpu_count() or 1
     try:
         async with trio.open_nursery() as nursery:
@@ -168,13 +173,15 @@ async def open_for_mount(
             async with Reader(store, keyring, caches, writer, limits) as reader:
                 lease = None
                 if identity is not None:
-                    lease = WriterLease(store, keyring, identity.writer_id)
+                    lease = WriterLease(
+                        store, keyring, identity.writer_id, duration_s=options.lease_s
+                    )
                     # Stored before anything is listed that it refers to.
                     await lease.begin()
                     nursery.start_soon(lease.keep)
-                    nursery.start_soon(writer.learn)
+                    nursery.start_soon(writer.learn, condemned)
                 bounds = parameters.chunk_bounds
-                yield Repository(store, keyring, bounds, reader, writer, identity, lease)
+                yield Repository(store, keyring, bounds, reader, writer, identity, lease, condemned)
                 nursery.cancel_scope.cancel()
     finally:
         index.close()

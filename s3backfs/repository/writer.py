@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -24,6 +24,7 @@ from s3backfs.format.keys import Keyring
 from s3backfs.format.pack import PackRow, content_refs, slice_ref
 from s3backfs.format.refs import ID_BYTES, Kind, Ref
 from s3backfs.repository.budget import ByteBudget
+from s3backfs.repository.condemned import CondemnedSets
 from s3backfs.repository.index import ChunkIndex, refresh, store_segment
 from s3backfs.repository.packing import OpenPack
 from s3backfs.repository.piece import Piece
@@ -82,6 +83,8 @@ class Writer:
         nursery: trio.Nursery,
     ) -> None:
         self.progress = Progress()
+        self.referred: set[bytes] = set()
+        """The packs that contents were given places in, for whoever clears it."""
         self.budget = ByteBudget(options.memory_bytes)
         self.failure: S3backfsError | None = None
         self._store = store
@@ -102,18 +105,45 @@ class Writer:
         self._finishing = 0
         self._changed = trio.Event()
         self._has_learned = trio.Event()
+        self._refreshing = trio.Lock()
         self._unsegmented: list[bytes] = []
         self._undone: list[tuple[Callable[[Any], Awaitable[None]], Any]] = []
 
-    async def learn(self) -> None:
+    async def learn(self, condemned: CondemnedSets) -> None:
         """Bring the index up to date; contents wait for it, so that none is stored twice."""
         try:
-            await refresh(self._store, self._keyring, self._index)
+            # Sets first: what is condemned after that waits for this writer's lease.
+            _, packs = await condemned.refresh()
+            self.shun(packs)
+            await self._refresh_index()
             # Those of a writer that died before it wrote their segment are among them.
             self._unsegmented += await self._in_thread(self._index.waiting_packs)
         except S3backfsError as error:
             log.warning("the index cannot be brought up to date, less is deduplicated: %s", error)
         self._has_learned.set()
+
+    async def _refresh_index(self) -> None:
+        async with self._refreshing:
+            await refresh(self._store, self._keyring, self._index)
+
+    def shun(self, pack_ids: Collection[bytes]) -> None:
+        """Give nothing a place in these packs any more: they are condemned."""
+        self._index.shun(pack_ids)
+        for content_id, ref in list(self._fresh.items()):
+            if ref.pack_id in pack_ids:
+                del self._fresh[content_id]
+
+    async def find_missing(self) -> set[bytes]:
+        """List the packs anew, and return those of `referred` that are gone or condemned.
+
+        Raises:
+            StoreError: the store would not list.
+        """
+        under_way = set(self._packs)
+        await self._refresh_index()
+        return {
+            pack_id for pack_id in self.referred - under_way if not self._index.is_usable(pack_id)
+        }
 
     # -- the entrance ------------------------------------------------------------------------
 
@@ -287,6 +317,7 @@ class Writer:
             self._settle_known(Known(piece, ref))
 
     def _settle_known(self, known: Known) -> None:
+        self.referred.add(known.ref.pack_id)
         known.piece.settle(known.ref)
         self.progress.deduplicated_bytes += known.piece.length
         self.budget.release(known.piece.length)
@@ -301,6 +332,7 @@ class Writer:
         await self._has_learned.wait()
         known = self._fresh.get(node_id) or self._index.lookup([node_id]).get(node_id)
         if known is not None:
+            self.referred.add(known.pack_id)
             return known
         body = await self._in_thread(compress, plain, self._options.level or 1)
         patch = None
@@ -374,6 +406,7 @@ class Writer:
         capacity = max(self._options.capacity(kind), frame_length(cipher.encryption, body_length))
         upload = PackUpload(self._store, OpenPack(kind, pack_id, cipher, capacity), self._nursery)
         self._packs[pack_id] = self._current[kind] = upload
+        self.referred.add(pack_id)
         return upload
 
     def _close_pack(self, upload: PackUpload) -> None:
