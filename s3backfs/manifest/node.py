@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from s3backfs.errors import IntegrityError
+from s3backfs.format.refs import Ref
 from s3backfs.manifest.entry import Entry, Extent
 from s3backfs.manifest.layouts import ENTRY_LEAF, EXTENT_LEAF, INNER, Child, Decoded, Layout
 from s3backfs.manifest.sources import SourceTable, SourceWriter
@@ -86,6 +87,10 @@ class Node(Generic[V]):
         """Return the values of the rows from `first` up to `last`."""
         make, sources = self._layout.value, self._sources
         return [make(row, sources) for row in self._rows[first:last]]
+
+    def refs(self) -> list[Ref]:
+        """Return every place that this node refers to: contents, nodes, bases of patches."""
+        return [self._sources.ref(number) for number in range(len(self._sources))]
 
     def find(self, key: bytes) -> V | None:
         """Return the value of a key."""

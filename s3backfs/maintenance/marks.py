@@ -1,0 +1,119 @@
+"""Which parts of which packs are referred to, kept on disk: memory does not grow with them.
+
+A mark is a pack with an offset of a frame, and the slice in its chunk. The file is a scratch file:
+it is made anew by each run and removed at its end.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from s3backfs.format.refs import Ref
+
+_SCHEMA = """
+CREATE TABLE packs(number INTEGER PRIMARY KEY, pack_id BLOB NOT NULL UNIQUE);
+CREATE TABLE marks(
+    pack INTEGER NOT NULL,
+    pack_offset INTEGER NOT NULL,
+    slice_offset INTEGER NOT NULL,
+    slice_length INTEGER NOT NULL,
+    frame_length INTEGER NOT NULL,
+    PRIMARY KEY (pack, pack_offset, slice_offset, slice_length)
+) WITHOUT ROWID;
+CREATE TABLE nodes(
+    pack INTEGER NOT NULL,
+    pack_offset INTEGER NOT NULL,
+    PRIMARY KEY (pack, pack_offset)
+) WITHOUT ROWID;
+"""
+
+_CACHE_KIB = 32 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A slice of a chunk that something refers to; bytes of plaintext, the frame's are sealed."""
+
+    pack_offset: int
+    frame_length: int
+    slice_offset: int
+    slice_length: int
+
+
+class Marks:
+    """References found so far; use it as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._path = path
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute("PRAGMA synchronous = OFF")
+        self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        self._database.executescript(_SCHEMA)
+        self._database.execute("BEGIN")
+        self._numbers: dict[bytes, int] = {}
+
+    def __enter__(self) -> Marks:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._database.close()
+        self._path.unlink(missing_ok=True)
+
+    def add(self, ref: Ref) -> bool:
+        """Note a node that is to be visited; False where it was noted before."""
+        row = (self._number(ref.pack_id), ref.pack_offset)
+        return self._database.execute("INSERT OR IGNORE INTO nodes VALUES (?, ?)", row).rowcount > 0
+
+    def mark(self, refs: Iterable[Ref]) -> None:
+        """Note references."""
+        self._database.executemany(
+            "INSERT OR IGNORE INTO marks VALUES (?, ?, ?, ?, ?)",
+            [
+                (
+                    self._number(ref.pack_id),
+                    ref.pack_offset,
+                    ref.slice_offset,
+                    ref.slice_length,
+                    ref.frame_length,
+                )
+                for ref in refs
+            ],
+        )
+
+    def _number(self, pack_id: bytes) -> int:
+        number = self._numbers.get(pack_id)
+        if number is None:
+            number = self._numbers[pack_id] = len(self._numbers)
+            self._database.execute("INSERT INTO packs VALUES (?, ?)", (number, pack_id))
+        return number
+
+    def packs(self) -> set[bytes]:
+        """Every pack that something refers to."""
+        return {
+            pack_id
+            for (pack_id,) in self._database.execute(
+                "SELECT pack_id FROM packs WHERE EXISTS"
+                " (SELECT 1 FROM marks WHERE marks.pack = packs.number)"
+            )
+        }
+
+    def ranges(self, pack_id: bytes) -> Iterator[Range]:
+        """What of a pack is referred to, in order of the places."""
+        number = self._numbers.get(pack_id, -1)
+        for pack_offset, slice_offset, slice_length, frame_length in self._database.execute(
+            "SELECT pack_offset, slice_offset, slice_length, frame_length FROM marks"
+            " WHERE pack = ? ORDER BY pack_offset, slice_offset",
+            (number,),
+        ):
+            yield Range(pack_offset, frame_length, slice_offset, slice_length)
