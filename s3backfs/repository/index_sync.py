@@ -16,10 +16,10 @@ import trio
 
 from s3backfs.errors import IntegrityError, ObjectMissingError, StoreError, UnsupportedFormatError
 from s3backfs.format.keys import Keyring
-from s3backfs.format.pack import FOOTER_BYTES, TAIL_BYTES, decode_footer, open_pack_table
 from s3backfs.format.refs import ID_BYTES, Kind
 from s3backfs.format.segment import SegmentPack, decode_segment, encode_segment
 from s3backfs.repository.packing import pack_key
+from s3backfs.repository.tables import load_pack_table
 from s3backfs.store.base import Listed, Store
 
 if TYPE_CHECKING:
@@ -77,16 +77,8 @@ async def _learn_from_packs(store: Store, keyring: Keyring, index: ChunkIndex) -
 async def _learn_from_pack(
     store: Store, keyring: Keyring, index: ChunkIndex, pack_id: bytes, kind: Kind, length: int
 ) -> None:
-    key = pack_key(kind, pack_id)
-    tail = (await store.get(key, offset=-min(length, TAIL_BYTES))).data
-    footer = decode_footer(tail, length)
-    if footer.tail_length > len(tail):
-        tail = (await store.get(key, offset=-footer.tail_length)).data
-    cipher = keyring.pack_cipher(kind, pack_id, footer.epoch)
-    end = len(tail) - FOOTER_BYTES
-    frame = tail[end - footer.table_length : end]
-    rows = await trio.to_thread.run_sync(open_pack_table, cipher, footer, frame, length)
-    await trio.to_thread.run_sync(index.add_pack, pack_id, footer.epoch, kind, length, rows)
+    found = await load_pack_table(store, keyring, kind, pack_id, length)
+    await trio.to_thread.run_sync(index.add_pack, pack_id, found.epoch, kind, length, found.rows)
 
 
 async def _listed_packs(
