@@ -97,6 +97,12 @@ class OwnershipLostError(RepositoryError):
     exit_code = 15
 
 
+class LeaseLapsedError(RepositoryError):
+    """Others may have taken this process for gone, so that it must not go on."""
+
+    exit_code = 17
+
+
 class RepositoryBusyError(RepositoryError):
     """Another process of this machine holds what is needed."""
 

@@ -12,6 +12,7 @@ from s3backfs.cli.failures import explain
 from s3backfs.cli.init import init
 from s3backfs.cli.listing import list_command
 from s3backfs.cli.mount import mount
+from s3backfs.cli.prune import prune
 from s3backfs.cli.seal import reopen, seal
 from s3backfs.cli.status import status
 from s3backfs.cli.sync import sync
@@ -38,7 +39,7 @@ def cli() -> None:
     """
 
 
-for _verb in (init, mount, umount, seal, reopen, sync, list_command, status):
+for _verb in (init, mount, umount, seal, reopen, sync, list_command, status, prune):
     cli.add_command(_verb)
 
 

@@ -12,7 +12,7 @@ import trio
 from s3backfs.config import CreateConfig, Secret, StoreConfig
 from s3backfs.repository.opening import CreateOptions, create_repository, open_repository
 from s3backfs.store import retrying
-from s3backfs.store.around import WrappedStore
+from s3backfs.store.around import Policy, WrappedStore
 from s3backfs.store.base import Store
 from s3backfs.store.location import parse_url
 from s3backfs.store.open import open_store
@@ -27,8 +27,8 @@ _CLOSING_DEADLINE_S = 10.0
 
 
 @asynccontextmanager
-async def opened_store(url: str, config: StoreConfig) -> AsyncIterator[Store]:
-    """Hold a store open, with a few retries around it."""
+async def opened_store(url: str, config: StoreConfig, *policies: Policy) -> AsyncIterator[Store]:
+    """Hold a store open, with a few retries around it, and `policies` around each attempt."""
     # What ends the command says it too, and in one line.
     logging.getLogger(retrying.__name__).setLevel(logging.ERROR)
     store = open_store(
@@ -42,7 +42,7 @@ async def opened_store(url: str, config: StoreConfig) -> AsyncIterator[Store]:
     )
     try:
         yield WrappedStore(
-            store, retrying.Retrying(PATIENCE_S), retrying.Impatient(PATIENCE_S, url)
+            store, retrying.Retrying(PATIENCE_S), retrying.Impatient(PATIENCE_S, url), *policies
         )
     finally:
         with trio.move_on_after(_CLOSING_DEADLINE_S, shield=True):

@@ -22,6 +22,7 @@ CREATE TABLE marks(
     slice_offset INTEGER NOT NULL,
     slice_length INTEGER NOT NULL,
     frame_length INTEGER NOT NULL,
+    chunk_length INTEGER NOT NULL,
     PRIMARY KEY (pack, pack_offset, slice_offset, slice_length)
 ) WITHOUT ROWID;
 CREATE TABLE nodes(
@@ -40,6 +41,7 @@ class Range:
 
     pack_offset: int
     frame_length: int
+    chunk_length: int
     slice_offset: int
     slice_length: int
 
@@ -57,6 +59,7 @@ class Marks:
         self._database.executescript(_SCHEMA)
         self._database.execute("BEGIN")
         self._numbers: dict[bytes, int] = {}
+        self.count = 0
 
     def __enter__(self) -> Marks:
         return self
@@ -76,19 +79,19 @@ class Marks:
         return self._database.execute("INSERT OR IGNORE INTO nodes VALUES (?, ?)", row).rowcount > 0
 
     def mark(self, refs: Iterable[Ref]) -> None:
-        """Note references."""
-        self._database.executemany(
-            "INSERT OR IGNORE INTO marks VALUES (?, ?, ?, ?, ?)",
-            [
-                (
-                    self._number(ref.pack_id),
-                    ref.pack_offset,
-                    ref.slice_offset,
-                    ref.slice_length,
-                    ref.frame_length,
-                )
-                for ref in refs
-            ],
+        """Note references, and those to the bases of patches."""
+        rows = [self._row(ref) for ref in _with_bases(refs)]
+        sql = "INSERT OR IGNORE INTO marks VALUES (?, ?, ?, ?, ?, ?)"
+        self.count += max(0, self._database.executemany(sql, rows).rowcount)
+
+    def _row(self, ref: Ref) -> tuple[int, ...]:
+        return (
+            self._number(ref.pack_id),
+            ref.pack_offset,
+            ref.slice_offset,
+            ref.slice_length,
+            ref.frame_length,
+            ref.chunk_length,
         )
 
     def _number(self, pack_id: bytes) -> int:
@@ -111,9 +114,27 @@ class Marks:
     def ranges(self, pack_id: bytes) -> Iterator[Range]:
         """What of a pack is referred to, in order of the places."""
         number = self._numbers.get(pack_id, -1)
-        for pack_offset, slice_offset, slice_length, frame_length in self._database.execute(
-            "SELECT pack_offset, slice_offset, slice_length, frame_length FROM marks"
-            " WHERE pack = ? ORDER BY pack_offset, slice_offset",
-            (number,),
-        ):
-            yield Range(pack_offset, frame_length, slice_offset, slice_length)
+        sql = (
+            "SELECT pack_offset, frame_length, chunk_length, slice_offset, slice_length"
+            " FROM marks WHERE pack = ? ORDER BY pack_offset, slice_offset"
+        )
+        for row in self._database.execute(sql, (number,)):
+            yield Range(*row)
+
+    def live_bytes(self, pack_id: bytes) -> int:
+        """About how many bytes of a pack are referred to: of a bundle its live slices' share."""
+        live, frame, end = 0, -1, 0
+        for found in self.ranges(pack_id):
+            if found.pack_offset != frame:
+                frame, end = found.pack_offset, 0
+            fresh = max(0, found.slice_offset + found.slice_length - max(end, found.slice_offset))
+            end = max(end, found.slice_offset + found.slice_length)
+            live += found.frame_length * fresh // max(1, found.chunk_length)
+        return live
+
+
+def _with_bases(refs: Iterable[Ref]) -> Iterator[Ref]:
+    for ref in refs:
+        yield ref
+        if ref.base is not None:
+            yield ref.base

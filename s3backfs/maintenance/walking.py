@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import trio
 
 from s3backfs.backup.nodes import RepositoryNodes
-from s3backfs.errors import IntegrityError, StoreError
+from s3backfs.errors import S3backfsError
 from s3backfs.format.refs import Ref, Top
 from s3backfs.manifest.entry import Entry, extra_of
 from s3backfs.manifest.layouts import Child
@@ -49,7 +49,7 @@ class Walk:
         nodes: RepositoryNodes,
         seen: Seen,
         visit: Callable[[Step, Node[Any]], None],
-        on_damage: Callable[[Step, Exception], None] | None = None,
+        on_damage: Callable[[Step, S3backfsError], None] | None = None,
     ) -> None:
         self._nodes = nodes
         self._seen = seen
@@ -57,6 +57,7 @@ class Walk:
         self._on_damage = on_damage
         self._stack: list[Step] = []
         self._busy_count = 0
+        self._failure: S3backfsError | None = None
         self._changed = trio.Event()
 
     async def run(self, tops: Iterable[Top | None]) -> None:
@@ -68,9 +69,11 @@ class Walk:
         for top in tops:
             if top is not None:
                 self._push(Step(self._nodes.entries, top.ref, top))
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with trio.open_nursery() as nursery:
             for _ in range(WALKERS_COUNT):
-                nursery.start_soon(self._work)
+                nursery.start_soon(self._work, nursery.cancel_scope)
+        if self._failure is not None:
+            raise self._failure
 
     def _push(self, step: Step) -> bool:
         is_new = step.ref is None or self._seen.add(step.ref)
@@ -78,8 +81,11 @@ class Walk:
             self._stack.append(step)
         return is_new
 
-    async def _work(self) -> None:
+    async def _work(self, scope: trio.CancelScope) -> None:
         while True:
+            if self._failure is not None:
+                scope.cancel()
+                return
             if self._stack:
                 await self._take(self._stack.pop())
             elif self._busy_count:
@@ -93,10 +99,11 @@ class Walk:
             node = await step.nodes.load_top(step.top)
             self._visit(step, node)
             self._push_below(step, node)
-        except (IntegrityError, StoreError) as error:
+        except S3backfsError as error:
             if self._on_damage is None:
-                raise
-            self._on_damage(step, error)
+                self._failure = error
+            else:
+                self._on_damage(step, error)
         finally:
             self._busy_count -= 1
             self._changed.set()

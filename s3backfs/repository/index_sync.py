@@ -157,8 +157,18 @@ async def store_segment(
 async def _store_one(
     store: Store, keyring: Keyring, index: ChunkIndex, packs: Sequence[SegmentPack]
 ) -> None:
+    name = await write_segment(store, keyring, packs)
+    pack_ids = [pack.pack_id for pack in packs]
+    await trio.to_thread.run_sync(index.note_segment, name, pack_ids)
+
+
+async def write_segment(store: Store, keyring: Keyring, packs: Sequence[SegmentPack]) -> str:
+    """Store one segment, and return its key.
+
+    Raises:
+        StoreError: it could not be stored.
+    """
     name = SEGMENT_PREFIX + secrets.token_hex(ID_BYTES)
     data = await trio.to_thread.run_sync(encode_segment, keyring, name, packs)
     await store.put(name, data)
-    pack_ids = [pack.pack_id for pack in packs]
-    await trio.to_thread.run_sync(index.note_segment, name, pack_ids)
+    return name

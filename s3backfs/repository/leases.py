@@ -14,17 +14,24 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import trio
 
-from s3backfs.errors import IntegrityError, ObjectMissingError, RefusedError, S3backfsError
+from s3backfs.errors import (
+    IntegrityError,
+    LeaseLapsedError,
+    ObjectMissingError,
+    RefusedError,
+    S3backfsError,
+)
 from s3backfs.format.keys import Keyring
 from s3backfs.format.lease import Lease, decode_lease, encode_lease
-from s3backfs.store.base import Store
+from s3backfs.store.base import Listed, Store
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +63,15 @@ class WriterLease:
     """
 
     def __init__(
-        self, store: Store, keyring: Keyring, writer: bytes, *, duration_s: float = LEASE_S
+        self,
+        store: Store,
+        keyring: Keyring,
+        writer: bytes,
+        *,
+        duration_s: float = LEASE_S,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        self._now_s = clock or boot_time_s
         self._store = store
         self._keyring = keyring
         self._key = lease_key(writer)
@@ -81,7 +95,14 @@ class WriterLease:
     @property
     def is_sure(self) -> bool:
         """Whether nobody can have taken this writer for gone, at this moment."""
-        return not self.has_lapsed and _now_s() - self._renewed_s < self._duration_s * _SURE_SHARE
+        return (
+            not self.has_lapsed and self._now_s() - self._renewed_s < self._duration_s * _SURE_SHARE
+        )
+
+    @property
+    def renewed_ns(self) -> int:
+        """When it was last stored, by the store's clock; 0 where that tells no time."""
+        return self._lease.renewed_ns
 
     @property
     def acknowledged(self) -> frozenset[bytes]:
@@ -107,7 +128,7 @@ class WriterLease:
         """
         async with self._renewing:
             # From before it was sent: the store may have taken it at any moment since.
-            sent_s = _now_s()
+            sent_s = self._now_s()
             lease = msgspec.structs.replace(self._lease, sequence=self._lease.sequence + 1)
             stored = await self._store.put(self._key, encode_lease(self._keyring, self._key, lease))
             now_ns = stored.server_time_ns
@@ -124,9 +145,18 @@ class WriterLease:
     def _note_lapse(self, now_ns: int) -> None:
         is_first = not self._renewed_s
         if not is_first and (
-            0 < self._expires_ns <= now_ns or _now_s() - self._renewed_s >= self._duration_s
+            0 < self._expires_ns <= now_ns or self._now_s() - self._renewed_s >= self._duration_s
         ):
             self.has_lapsed = True
+
+    def check(self) -> None:
+        """Refuse to go on where others may have taken this writer for gone.
+
+        Raises:
+            LeaseLapsedError: they may.
+        """
+        if not self.is_sure:
+            raise LeaseLapsedError("this machine was away for longer than its lease; run it again")
 
     async def acknowledge(self, set_ids: Iterable[bytes]) -> None:
         """Say which condemned sets are obeyed.
@@ -164,23 +194,54 @@ async def has_run_out(store: Store, keyring: Keyring, writer: bytes) -> bool:
     """
     key = lease_key(writer)
     try:
-        listed = await store.head(key)
-        fetched = await store.get(key)
-        lease = decode_lease(keyring, key, fetched.data)
+        return not (await _look_at(store, keyring, await store.head(key))).is_alive
     except ObjectMissingError:
         return True
     except IntegrityError as error:
         log.warning("the lease of another writer cannot be read, it counts as alive: %s", error)
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class FoundLease:
+    """Another writer's lease, and whether it still holds."""
+
+    lease: Lease
+    is_alive: bool
+
+
+async def load_leases(store: Store, keyring: Keyring) -> list[FoundLease]:
+    """Read the leases of all writers.
+
+    Raises:
+        IntegrityError: one cannot be read, so that it is not known who is alive.
+        StoreError: the store would not list or give.
+    """
+    found = []
+    async for page in store.list(LEASES_PREFIX):
+        for listed in page:
+            if listed.key.endswith("/lease"):
+                # One that ended meanwhile has nothing under way any more.
+                with suppress(ObjectMissingError):
+                    found.append(await _look_at(store, keyring, listed))
+    return found
+
+
+async def _look_at(store: Store, keyring: Keyring, listed: Listed) -> FoundLease:
+    fetched = await store.get(listed.key)
+    lease = decode_lease(keyring, listed.key, fetched.data)
+    if lease_key(lease.writer) != listed.key or lease.repository_id != keyring.repository_id:
+        raise IntegrityError("the lease is of another writer or repository", key=listed.key)
     if lease.is_dead:
-        return True
+        return FoundLease(lease, is_alive=False)
     if not listed.modified_ns or not fetched.server_time_ns:
-        return False
+        return FoundLease(lease, is_alive=True)
     duration_ns = int(min(lease.duration_ms / 1000, LONGEST_LEASE_S) * _NS)
-    return fetched.server_time_ns - listed.modified_ns > duration_ns
+    age_ns = fetched.server_time_ns - listed.modified_ns
+    return FoundLease(lease, is_alive=age_ns <= duration_ns)
 
 
-def _now_s() -> float:
+def boot_time_s() -> float:
     """Seconds that go on while the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 

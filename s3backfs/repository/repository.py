@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from s3backfs.format.refs import Ref
 from s3backfs.repository.cache import DiskCache
 from s3backfs.repository.condemned import CondemnedSets
 from s3backfs.repository.index import ChunkIndex
-from s3backfs.repository.leases import LEASE_S, WriterLease
+from s3backfs.repository.leases import LEASE_S, WriterLease, boot_time_s
 from s3backfs.repository.local_state import WriterIdentity, check_pin, is_one_finishing
 from s3backfs.repository.opening import OpenedRepository
 from s3backfs.repository.piece import Piece
@@ -42,6 +42,8 @@ class RepositoryOptions:
     level: int | None
     """zstd's level for what this mount writes; None stores without compression."""
     lease_s: float = LEASE_S
+    clock: Callable[[], float] = boot_time_s
+    """Seconds that go on while this machine is suspended."""
 
 
 class Repository:
@@ -57,6 +59,7 @@ class Repository:
         identity: WriterIdentity | None,
         lease: WriterLease | None,
         condemned: CondemnedSets,
+        index: ChunkIndex,
     ) -> None:
         self.store = store
         self.keyring = keyring
@@ -66,6 +69,7 @@ class Repository:
         self._identity = identity
         self.lease = lease
         self.condemned = condemned
+        self._index = index
 
     async def end_lease(self) -> None:
         """Say that this writer is gone; call it when everything is stored."""
@@ -96,6 +100,11 @@ class Repository:
     def is_own_writer(self, writer_id: bytes) -> bool:
         """Whether a writer is this mount, or a dead one of this machine."""
         return self._identity is not None and self._identity.is_own(writer_id)
+
+    def forget_packs(self, pack_ids: Iterable[bytes]) -> None:
+        """Deduplicate against some packs no more: they are gone."""
+        for pack_id in pack_ids:
+            self._index.drop_pack(pack_id)
 
     async def read(self, content: Ref | Piece, offset: int, length: int) -> bytes | memoryview:
         """Read a range of a content, from memory if it is still there."""
@@ -174,14 +183,20 @@ async def open_for_mount(
                 lease = None
                 if identity is not None:
                     lease = WriterLease(
-                        store, keyring, identity.writer_id, duration_s=options.lease_s
+                        store,
+                        keyring,
+                        identity.writer_id,
+                        duration_s=options.lease_s,
+                        clock=options.clock,
                     )
                     # Stored before anything is listed that it refers to.
                     await lease.begin()
                     nursery.start_soon(lease.keep)
                     nursery.start_soon(writer.learn, condemned)
                 bounds = parameters.chunk_bounds
-                yield Repository(store, keyring, bounds, reader, writer, identity, lease, condemned)
+                yield Repository(
+                    store, keyring, bounds, reader, writer, identity, lease, condemned, index
+                )
                 nursery.cancel_scope.cancel()
     finally:
         index.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from s3backfs.fs.filesystem import FileSystem
 from s3backfs.fs.listing import Cursor
 from s3backfs.fs.root import RootDirectory
 from s3backfs.manifest.entry import Entry, extra_of
+from s3backfs.repository.leases import LEASE_S, boot_time_s
 from s3backfs.repository.opening import OpenedRepository
 from s3backfs.repository.repository import Repository, RepositoryOptions, open_for_mount
 from s3backfs.store.base import Store
@@ -210,6 +211,8 @@ async def booted(
     is_read_only: bool = False,
     memory_bytes: int = 64 * MIB,
     take_over: bool = False,
+    lease_s: float = LEASE_S,
+    clock: Callable[[], float] = boot_time_s,
 ) -> AsyncIterator[Machine]:
     """Mount without a kernel; leaving the context is a crash."""
     options = RepositoryOptions(
@@ -219,6 +222,8 @@ async def booted(
         memory_bytes=memory_bytes,
         is_read_only=is_read_only,
         level=1,
+        lease_s=lease_s,
+        clock=clock,
     )
     async with open_for_mount(store, opened, options) as repository:
         live = LiveNodes(repository.keyring)

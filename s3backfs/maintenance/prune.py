@@ -1,0 +1,313 @@
+"""Prune: reclaim the packs that nothing refers to any more, while others write and read.
+
+    carry out older sets (all agree, grace is over, a second look) -> look -> condemn -> again
+
+A run may end, or be killed, anywhere; the next one goes on. Nothing is deleted while anything that
+may refer to it cannot be read.
+Source: docs/design.md, "Writers and prune", "Compaction".
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from s3backfs.errors import ConfigurationError, OwnershipLostError
+from s3backfs.format.lease import Condemned, encode_condemned
+from s3backfs.format.refs import ID_BYTES
+from s3backfs.maintenance.agreement import Agreement
+from s3backfs.maintenance.compaction import Compaction, moved_key
+from s3backfs.maintenance.marking import Marking
+from s3backfs.maintenance.marks import Marks
+from s3backfs.maintenance.poverty import PackUse, choose_poor
+from s3backfs.maintenance.segments import tidy_segments
+from s3backfs.maintenance.survey import (
+    TRASH_PREFIX,
+    PackListed,
+    list_packs,
+    load_every_root,
+)
+from s3backfs.repository.condemned import condemned_key, list_condemned, load_condemned
+from s3backfs.repository.repository import Repository
+
+log = logging.getLogger(__name__)
+
+PACKS_AT_ONCE = 8
+"""So many packs are copied before their tables are stored."""
+
+KEYS_AT_ONCE = 1000
+ASK_EVERY_S = 5.0
+UPLOAD_AGE_S = 24 * 3600.0
+"""An upload that is older was left by a writer that is gone, or will be sent again."""
+_NS = 1_000_000_000
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PruneOptions:
+    """What may go, how much may be copied, and how long to wait for others."""
+
+    grace_s: float = 24 * 3600.0
+    wait_s: float = 0.0
+    max_unused: float = 0.05
+    max_repack_bytes: int | None = None
+    is_dry_run: bool = False
+    no_delete: bool = False
+    exceptions: tuple[bytes, ...] = ()
+    """Names of backups that need not be readable; what only they need is lost."""
+
+
+@dataclass(slots=True)
+class PruneResult:
+    """What a run did, or with a dry run would do; bytes are those of whole packs."""
+
+    roots: int = 0
+    packs: int = 0
+    packs_bytes: int = 0
+    unused_bytes: int = 0
+    condemned_packs: int = 0
+    condemned_bytes: int = 0
+    deleted_packs: int = 0
+    deleted_bytes: int = 0
+    copied_packs: int = 0
+    trashed_roots: int = 0
+    aborted_uploads: int = 0
+    removed_segments: int = 0
+    waiting_for: list[str] = field(default_factory=list)
+    pending_sets: int = 0
+
+
+class Prune:
+    """One run."""
+
+    def __init__(
+        self, repository: Repository, options: PruneOptions, pack_bytes: int, report: Report
+    ) -> None:
+        if repository.lease is None:
+            raise ConfigurationError("prune needs a repository that is open for writing")
+        self._repository = repository
+        self._store = repository.store
+        self._lease = repository.lease
+        self._options = options
+        self._pack_bytes = pack_bytes
+        self._report = report
+        self._agreement = Agreement(repository, options.exceptions)
+        self._result = PruneResult()
+        self._given_up: set[str] = set()
+
+    async def run(self) -> PruneResult:
+        """Do all that can be done now.
+
+        Raises:
+            S3backfsError: something that may be needed cannot be read; nothing was deleted since.
+        """
+        with (
+            tempfile.TemporaryDirectory(prefix="s3backfs-prune-") as scratch,
+            Marks(Path(scratch) / "marks.sqlite") as marks,
+        ):
+            await self._run(marks, Marking(self._repository, marks))
+        return self._result
+
+    async def _run(self, marks: Marks, marking: Marking) -> None:
+        await self._lease.renew()
+        await self._empty_trash()
+        for set_id in await self._ripe_sets():
+            await self._carry_out(set_id, marks, marking)
+        packs = await self._look(marks, marking)
+        chosen = self._choose(packs, marks, marking)
+        fresh = await self._condemn(chosen, packs)
+        if fresh is not None and not self._options.grace_s:
+            await self._wait_for(fresh)
+            await self._carry_out(fresh, marks, marking)
+        await self._tidy()
+        if not self._options.is_dry_run:
+            self._result.pending_sets = len(await list_condemned(self._store))
+
+    # -- looking -----------------------------------------------------------------------------
+
+    async def _look(self, marks: Marks, marking: Marking) -> dict[bytes, PackListed]:
+        """List the packs, then mark all that is referred to."""
+        self._report("listing packs")
+        packs = await list_packs(self._store)
+        self._report("reading roots")
+        keyring = self._repository.keyring
+        roots = await load_every_root(self._store, keyring, self._options.exceptions)
+        roots = [held for held in roots if held.key not in self._given_up]
+        self._report(f"walking {len(roots)} backups")
+        await marking.take(roots)
+        self._result.roots = len(roots)
+        return packs
+
+    def _choose(
+        self, packs: dict[bytes, PackListed], marks: Marks, marking: Marking
+    ) -> list[bytes]:
+        """The packs that nothing needs, and the poor ones that are worth copying."""
+        needed = marks.packs()
+        unneeded = (set(packs) | marking.moved_packs) - needed
+        uses = [
+            PackUse(pack.pack_id, pack.kind, pack.length_bytes, marks.live_bytes(pack.pack_id))
+            for pack in packs.values()
+            if pack.pack_id in needed
+        ]
+        poor = choose_poor(
+            uses, self._options.max_unused, self._options.max_repack_bytes, self._pack_bytes
+        )
+        result = self._result
+        result.packs, result.packs_bytes = len(packs), sum(p.length_bytes for p in packs.values())
+        result.unused_bytes = sum(use.unused_bytes for use in uses)
+        result.unused_bytes += sum(packs[each].length_bytes for each in unneeded if each in packs)
+        return sorted(self._aged(packs, unneeded | {use.pack_id for use in poor}))
+
+    def _aged(self, packs: dict[bytes, PackListed], chosen: Iterable[bytes]) -> list[bytes]:
+        """Those that are older than the grace: the newest belong to writers that are at work."""
+        if not self._options.grace_s:
+            return list(chosen)
+        newest_ns = self._lease.renewed_ns - int(self._options.grace_s * _NS)
+        return [
+            each for each in chosen if each not in packs or packs[each].modified_ns <= newest_ns
+        ]
+
+    # -- condemning --------------------------------------------------------------------------
+
+    async def _condemn(
+        self, chosen: Sequence[bytes], packs: dict[bytes, PackListed]
+    ) -> bytes | None:
+        """Store a set of what is not condemned yet, and return its id."""
+        known: set[bytes] = set()
+        keyring = self._repository.keyring
+        for set_id in await list_condemned(self._store):
+            known.update((await load_condemned(self._store, keyring, set_id)).packs)
+        fresh = [pack_id for pack_id in chosen if pack_id not in known]
+        self._result.condemned_packs = len(fresh)
+        self._result.condemned_bytes = sum(
+            packs[each].length_bytes for each in fresh if each in packs
+        )
+        if not fresh or self._options.is_dry_run:
+            return None
+        set_id = secrets.token_bytes(ID_BYTES)
+        condemned = Condemned(
+            repository_id=keyring.repository_id,
+            set_id=set_id,
+            created_ns=self._lease.renewed_ns,
+            grace_ms=int(self._options.grace_s * 1000),
+            packs=tuple(fresh),
+        )
+        key = condemned_key(set_id)
+        self._report(f"condemning {len(fresh)} packs")
+        await self._store.put(key, encode_condemned(keyring, key, condemned))
+        return set_id
+
+    async def _ripe_sets(self) -> list[bytes]:
+        """The sets whose grace is over."""
+        if self._options.is_dry_run:
+            return []
+        ripe = []
+        for set_id in await list_condemned(self._store):
+            condemned = await load_condemned(self._store, self._repository.keyring, set_id)
+            grace_ns = min(condemned.grace_ms * 1_000_000, int(self._options.grace_s * _NS))
+            if condemned.created_ns + grace_ns <= self._lease.renewed_ns:
+                ripe.append(set_id)
+        return ripe
+
+    async def _wait_for(self, set_id: bytes) -> None:
+        """Give live writers time to agree."""
+        with trio.move_on_after(self._options.wait_s):
+            while await self._agreement.waits_for(set_id):
+                self._report("waiting for writers that are at work")
+                await trio.sleep(ASK_EVERY_S)
+
+    # -- carrying out ------------------------------------------------------------------------
+
+    async def _carry_out(self, set_id: bytes, marks: Marks, marking: Marking) -> None:
+        """Delete what a set names and nothing needs, if everybody has agreed to the set."""
+        condemned = await load_condemned(self._store, self._repository.keyring, set_id)
+        # Alone from here: others see that this lease does not acknowledge the set.
+        await self._agreement.acknowledge(but=[set_id])
+        self._repository.writer.shun(condemned.packs)
+        try:
+            waiting = await self._agreement.waits_for(set_id)
+        except OwnershipLostError as error:
+            log.info("a condemned set is left for the next run: %s", error)
+            return
+        if waiting:
+            self._result.waiting_for = sorted({lease.host for lease in waiting})
+            return
+        packs = await self._look(marks, marking)
+        if self._options.no_delete:
+            return
+        named = set(condemned.packs)
+        needed = named & marks.packs()
+        await self._copy(sorted(needed & set(packs)), marks, packs, set_id)
+        unneeded = named - needed
+        # The packs first: one without its table is still itself.
+        await self._delete(unneeded, packs)
+        await self._delete_tables(unneeded & marking.moved_packs)
+        self._lease.check()
+        await self._store.delete([condemned_key(set_id)])
+
+    async def _copy(
+        self, wanted: Sequence[bytes], marks: Marks, packs: dict[bytes, PackListed], set_id: bytes
+    ) -> None:
+        """Compact what is still worth it; the others stay as they are."""
+        uses = [
+            PackUse(each, packs[each].kind, packs[each].length_bytes, marks.live_bytes(each))
+            for each in wanted
+        ]
+        poor = choose_poor(uses, 0.0, self._options.max_repack_bytes, self._pack_bytes)
+        compaction = Compaction(self._repository, marks)
+        for start in range(0, len(poor), PACKS_AT_ONCE):
+            batch = [packs[use.pack_id] for use in poor[start : start + PACKS_AT_ONCE]]
+            self._report(f"copying what is alive in {len(poor)} packs: {start} done")
+            await compaction.run(batch)
+            self._result.copied_packs += len(batch)
+            await self._delete([pack.pack_id for pack in batch], packs)
+            await self._agreement.acknowledge(but=[set_id])
+
+    async def _delete(self, pack_ids: Collection[bytes], packs: dict[bytes, PackListed]) -> None:
+        present = [packs[each] for each in sorted(pack_ids) if each in packs]
+        await self._delete_keys([pack.key for pack in present])
+        self._repository.forget_packs(pack_ids)
+        self._result.deleted_packs += len(present)
+        self._result.deleted_bytes += sum(pack.length_bytes for pack in present)
+
+    async def _delete_tables(self, pack_ids: Collection[bytes]) -> None:
+        await self._delete_keys([moved_key(each) for each in sorted(pack_ids)])
+
+    async def _delete_keys(self, keys: Sequence[str]) -> None:
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            self._lease.check()
+            await self._store.delete(keys[start : start + KEYS_AT_ONCE])
+
+    # -- what else is left over --------------------------------------------------------------
+
+    async def _empty_trash(self) -> None:
+        """Remove forgotten roots that nobody has brought back in time."""
+        oldest_ns = self._lease.renewed_ns - int(self._options.grace_s * _NS)
+        self._given_up = {
+            listed.key
+            async for page in self._store.list(TRASH_PREFIX)
+            for listed in page
+            if 0 < listed.modified_ns <= oldest_ns
+        }
+        self._result.trashed_roots = len(self._given_up)
+        if not (self._options.is_dry_run or self._options.no_delete):
+            await self._store.delete(sorted(self._given_up))
+            self._given_up = set()
+
+    async def _tidy(self) -> None:
+        if self._options.is_dry_run or self._options.no_delete:
+            return
+        self._result.removed_segments = await tidy_segments(self._repository)
+        oldest_ns = self._lease.renewed_ns - int(UPLOAD_AGE_S * _NS)
+        async for page in self._store.list_uploads(""):
+            for upload in page:
+                if 0 < upload.started_ns <= oldest_ns:
+                    await self._store.abort_upload(upload)
+                    self._result.aborted_uploads += 1
