@@ -4,7 +4,7 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.stamp-setup
 
-.PHONY: setup check test test-crash demo clean
+.PHONY: setup check test test-crash test-load demo clean
 
 setup: $(STAMP)
 
@@ -29,6 +29,10 @@ test-crash: $(STAMP)
 	CRASH_RUNS=$${CRASH_RUNS:-600} $(BIN)/pytest tests/crash
 	KILL_ROUNDS=$${KILL_ROUNDS:-30} FAULTS_LONG=1 $(BIN)/pytest tests/mount/test_kill.py \
 	    tests/mount/test_faults.py
+
+# Many writers at once, a week of nights with crashes, machines in trouble: about ten minutes.
+test-load: $(STAMP)
+	LOAD_LONG=1 LOAD_NIGHTS=$${LOAD_NIGHTS:-7} $(BIN)/pytest tests/load
 
 demo: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash contrib/demo/demo.sh

@@ -46,7 +46,7 @@ class WriterIdentity:
             writer_id = bytes.fromhex(path.name)
         except ValueError:
             return
-        descriptor = _lock(path)
+        descriptor = lock_file(path)
         if descriptor is not None:
             self._files[writer_id] = descriptor
 
@@ -86,15 +86,15 @@ def is_one_finishing(directory: Path) -> bool:
         with contextlib.suppress(OSError):
             if path.read_bytes() != FINISHING:
                 continue
-            descriptor = _lock(path)
+            descriptor = lock_file(path)
             if descriptor is None:
                 return True
             os.close(descriptor)
     return False
 
 
-def _lock(path: Path) -> int | None:
-    """Open and lock a file of a writer; None while its process lives."""
+def lock_file(path: Path) -> int | None:
+    """Open and lock a file that belongs to one process; None while that process lives."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,7 +22,9 @@ from s3backfs.repository.local_state import WriterIdentity, check_pin, is_one_fi
 from s3backfs.repository.opening import OpenedRepository
 from s3backfs.repository.piece import Piece
 from s3backfs.repository.reader import Caches, Reader, ReaderLimits
+from s3backfs.repository.upload_notes import UploadNotes
 from s3backfs.repository.writer import Writer, WriterOptions
+from s3backfs.store.around import WrappedStore
 from s3backfs.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -150,10 +152,11 @@ async def open_for_mount(
     state_dir, cache_dir = options.state_dir / own_name, options.cache_dir / own_name
     check_pin(state_dir, str(keyring.encryption))
     cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    identity = None
+    identity = notes = None
     if not options.is_read_only:
         await _wait_for_finishing(state_dir)
-        identity = WriterIdentity(state_dir)
+        identity, notes = WriterIdentity(state_dir), UploadNotes(state_dir)
+        store = WrappedStore(store, notes)
     index = ChunkIndex(cache_dir / "index.sqlite")
     condemned = CondemnedSets(store, keyring)
     threads = os.cpu_count() or 1
@@ -194,6 +197,8 @@ async def open_for_mount(
                     nursery.start_soon(lease.keep)
                     nursery.start_soon(writer.learn, condemned)
                 bounds = parameters.chunk_bounds
+                if notes is not None:
+                    nursery.start_soon(notes.abort_left, store)
                 yield Repository(
                     store, keyring, bounds, reader, writer, identity, lease, condemned, index
                 )
@@ -202,6 +207,8 @@ async def open_for_mount(
         index.close()
         if identity is not None:
             identity.close()
+        if notes is not None:
+            notes.close()
 
 
 async def _wait_for_finishing(state_dir: Path) -> None:
