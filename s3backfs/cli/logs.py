@@ -17,6 +17,23 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _BARE_FORMAT = "s3backfs: %(levelname)s %(name)s: %(message)s"
 
 
+_SELDOM_S = 60.0
+
+
+class _Seldom(logging.Filter):
+    """Let what is repeated ten times a second through once a minute, without its traceback."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_s = -_SELDOM_S
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.created - self._last_s < _SELDOM_S:
+            return False
+        self._last_s, record.exc_info = record.created, None
+        return True
+
+
 def log_path(config: MountConfig) -> Path:
     """Name the log file of a mount: made of its mount point unless one was given."""
     if config.log_file is not None:
@@ -37,6 +54,7 @@ def start_logging(config: MountConfig) -> None:
         raise ConfigurationError(f"cannot write the log: {error}") from error
     handler.setFormatter(logging.Formatter(text))
     logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)
+    logging.getLogger("trio.serve_listeners").addFilter(_Seldom())
     # Libraries below us say at INFO what is of no use to the reader of this log.
     for library in ("boto3", "botocore", "urllib3", "s3transfer"):
         logging.getLogger(library).setLevel(logging.WARNING)
