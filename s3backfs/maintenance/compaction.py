@@ -102,7 +102,7 @@ class Compaction:
             plain = await self._repository.reader.read_node_bytes(ref)
             copy = await self._repository.store_node(row.id, plain, None)
         else:
-            data = await self._repository.reader.read(ref, ref.slice_offset, ref.slice_length)
+            data = await self._repository.reader.read(ref, 0, ref.slice_length)
             copy = await self._repository.writer.add(memoryview(data))
         return _Part(row.offset, found.slice_offset, found.slice_length, copy)
 
