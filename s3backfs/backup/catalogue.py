@@ -15,7 +15,7 @@ import trio
 
 from s3backfs.backup.backup import Backup, printable
 from s3backfs.backup.copies import Beside
-from s3backfs.backup.finding import Found, load_all, look, outdated, with_newer_copies
+from s3backfs.backup.finding import Found, gone, load_all, look, outdated, with_newer_copies
 from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.backup.owning import RootWriter
@@ -104,6 +104,8 @@ class Catalogue:
             del self.damaged[name]
         stale = [entry for entry in found.values() if self._is_stale(entry)]
         fresh = await self._load(stale)
+        for name in gone(fresh, beside):
+            del fresh[name]
         fresh |= await self._newer(fresh, beside)
         self._hide_outdated(fresh)
         for name, held in fresh.items():
@@ -219,7 +221,7 @@ class Catalogue:
         """Remove one's own open backup for good."""
         self._check_writable()
         async with backup.changing():
-            await self._roots.remove(await self._proven(backup))
+            await self._roots.bury(await self._proven(backup))
         self._forget(backup.name)
 
     async def forget(self, backup: Backup) -> None:

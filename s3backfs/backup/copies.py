@@ -1,10 +1,12 @@
-"""What stands beside the roots where a store does not enforce conditions.
+"""What stands beside the roots, most of it where a store does not enforce conditions.
 
     leases/<writer>/open/<backup id>-<epoch>-<sequence>    a copy of an open root
     leases/<writer>/names/<name>                           a claim: the writer is taking this name
+    leases/<writer>/gone/<backup id>-<epoch>-<sequence>    a grave: roots of this age are removed
 
-Each copy has a key of its own and is stored before its root, so that no late or lost request can
-bring an older state back: the copy with the highest (epoch, sequence) is the state.
+A copy has a key of its own and is stored before its root, so that no late or lost request can bring
+an older state back: the copy with the highest (epoch, sequence) is the state. Graves stand on every
+store, since a late first root lands also where conditions are enforced.
 Source: docs/design.md, "Ownership".
 """
 
@@ -19,6 +21,7 @@ from s3backfs.repository.leases import LEASES_PREFIX
 from s3backfs.store.base import Listed, Store
 
 _COPY = re.compile(r"leases/([0-9a-f]{32})/open/([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{16})")
+_GONE = re.compile(r"leases/([0-9a-f]{32})/gone/([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{16})")
 _CLAIM = re.compile(r"leases/([0-9a-f]{32})/names/([^/]+)")
 
 
@@ -40,8 +43,16 @@ class Copy:
     @property
     def key(self) -> str:
         """The object's key."""
+        return self._key("open")
+
+    @property
+    def grave_key(self) -> str:
+        """The key that says that roots up to this age are removed."""
+        return self._key("gone")
+
+    def _key(self, kind: str) -> str:
         return (
-            f"{LEASES_PREFIX}{self.writer.hex()}/open/"
+            f"{LEASES_PREFIX}{self.writer.hex()}/{kind}/"
             f"{self.backup_id.hex()}-{self.epoch:016x}-{self.sequence:016x}"
         )
 
@@ -66,10 +77,16 @@ class Beside:
 
     copies: tuple[Copy, ...] = ()
     claims: tuple[Claim, ...] = ()
+    graves: tuple[Copy, ...] = ()
 
     def of_backup(self, backup_id: bytes) -> list[Copy]:
         """All copies of one backup."""
         return [copy for copy in self.copies if copy.backup_id == backup_id]
+
+    def is_gone(self, root: Root) -> bool:
+        """Whether an open root is that of a backup that was removed later."""
+        age = Copy.of(root).age
+        return any(grave.age >= age for grave in self.graves if grave.backup_id == root.backup_id)
 
     def newer(self, root: Root) -> list[Copy]:
         """The copies that are newer than a root, the newest first."""
@@ -96,12 +113,18 @@ async def list_beside(store: Store) -> Beside:
 
 
 def _beside(found: Iterable[Listed]) -> Beside:
-    copies, claims = [], []
+    copies, claims, graves = [], [], []
     for listed in found:
         if match := _COPY.fullmatch(listed.key):
-            writer, backup_id, epoch, sequence = match.groups()
-            ids = bytes.fromhex(writer), bytes.fromhex(backup_id)
-            copies.append(Copy(*ids, int(epoch, 16), int(sequence, 16)))
+            copies.append(_copy(match))
+        elif match := _GONE.fullmatch(listed.key):
+            graves.append(_copy(match))
         elif match := _CLAIM.fullmatch(listed.key):
             claims.append(Claim(bytes.fromhex(match[1]), match[2], listed.modified_ns))
-    return Beside(tuple(copies), tuple(claims))
+    return Beside(tuple(copies), tuple(claims), tuple(graves))
+
+
+def _copy(match: re.Match[str]) -> Copy:
+    writer, backup_id, epoch, sequence = match.groups()
+    ids = bytes.fromhex(writer), bytes.fromhex(backup_id)
+    return Copy(*ids, int(epoch, 16), int(sequence, 16))

@@ -123,6 +123,13 @@ async def with_newer_copies(
     return found
 
 
+def gone(roots: Mapping[bytes, HeldRoot], beside: Beside) -> set[bytes]:
+    """Names under which a late request has brought back a backup that was removed."""
+    return {
+        name for name, held in roots.items() if not held.is_in_place and beside.is_gone(held.root)
+    }
+
+
 def outdated(roots: Mapping[bytes, HeldRoot]) -> set[bytes]:
     """Names under which a backup stands that counts under another name."""
     best: dict[bytes, bytes] = {}
@@ -163,7 +170,7 @@ async def list_backups(store: Store, keyring: Keyring) -> list[BackupSummary]:
     loaded = await load_all(store, keyring, found.values())
     roots = {entry.name: held for entry, held in loaded if isinstance(held, HeldRoot)}
     roots |= await with_newer_copies(store, keyring, roots, beside)
-    hidden = outdated(roots)
+    hidden = outdated(roots) | gone(roots, beside)
     return [
         _summary(entry, roots.get(entry.name, held))
         for entry, held in loaded

@@ -66,15 +66,18 @@ class RootWriter:
             RepositoryExistsError: somebody else has taken the name.
         """
         key, root = open_key(self._repository, root.name), self._next(root)
+        condition: Condition = IfAbsent()
+        if over is not None:
+            root, condition = await self._beyond_left(key, root, over)
         if await self._is_conditional():
             try:
-                return await self._put(key, root, IfAbsent())
+                return await self._put(key, root, condition)
             except PreconditionFailedError:
                 return await self._put_over_older(key, root)
         claim = await self._claim(root.name)
         try:
             if over is None:
-                await self._check_absent(key)
+                await self._check_free(key)
                 await self._check_absent(sealed_key(self._repository, root.name))
             if base_age(root) > (1, 2):
                 # There were roots of it before, maybe under this very name.
@@ -87,11 +90,33 @@ class RootWriter:
         """Replace what an interrupted rename or seal of the same backup has left under a name."""
         try:
             left = await load_root(self._store, self._repository.keyring, key)
-            if left.root.backup_id == root.backup_id and base_age(left.root) < base_age(root):
+            is_older = base_age(left.root) < base_age(root)
+            if (left.root.backup_id == root.backup_id and is_older) or await self._is_gone(left):
                 return await self._put(key, root, IfMatch(left.etag))
         except (ObjectMissingError, PreconditionFailedError) as error:
             raise RepositoryExistsError("another writer has just taken this name") from error
         raise RepositoryExistsError("another writer has just taken this name")
+
+    async def _beyond_left(
+        self, key: str, root: Root, over: HeldRoot
+    ) -> tuple[Root, IfAbsent | IfMatch]:
+        """Go beyond what an interrupted reopening of the same backup has left.
+
+        While the sealed root stands, nothing was acknowledged that is under the open one.
+        """
+        try:
+            left = await load_root(self._store, self._repository.keyring, key)
+        except ObjectMissingError:
+            return root, IfAbsent()
+        try:
+            sealed = await self._sealed_alike(root)
+        except ObjectMissingError as error:
+            raise RepositoryExistsError("another writer has just reopened this backup") from error
+        is_same = sealed.root.owner.nonce == over.root.owner.nonce
+        if left.root.backup_id != root.backup_id or not is_same:
+            raise RepositoryExistsError("another writer has just taken this name")
+        epoch = max(root.owner.epoch, left.root.owner.epoch + 1)
+        return _raised(root, epoch, root.owner.writer), IfMatch(left.etag)
 
     async def replace(self, held: HeldRoot, root: Root) -> HeldRoot:
         """Store the next root of an open backup that this writer owns.
@@ -110,7 +135,9 @@ class RootWriter:
                 log.warning("%s: prune took this writer for gone", held.key)
                 await self._standing.revalidate(root.backup_id)
                 held = fence.held or held
-                root = _raised(root, fence.epoch, root.owner.writer)
+                epoch, sequence = fence.age
+                root = _raised(root, epoch, root.owner.writer)
+                self._sequences[root.backup_id] = max(self._sequences[root.backup_id], sequence)
         raise OwnershipLostError("prune takes this writer for gone again and again")
 
     async def _replace_once(self, held: HeldRoot, root: Root) -> HeldRoot:
@@ -153,6 +180,15 @@ class RootWriter:
         await self._remove([copy.key for copy in others])
         return stored
 
+    async def bury(self, held: HeldRoot) -> None:
+        """Remove an open root for good: a late duplicate of it must not bring the backup back.
+
+        Raises:
+            StoreError: the root could not be removed.
+        """
+        await self._store.put(Copy.of(held.root).grave_key, b"gone")
+        await self.remove(held)
+
     async def remove(self, held: HeldRoot) -> None:
         """Remove an open root and its copies.
 
@@ -172,7 +208,7 @@ class RootWriter:
         except PreconditionFailedError as error:
             fence = await self._load_fence(held, root)
             if fence is not None:
-                raise _FencedError(fence.root.owner.epoch, fence) from error
+                raise _FencedError(base_age(fence.root), fence) from error
             raise OwnershipLostError(f"this open backup was {why}") from error
 
     async def _load_fence(self, held: HeldRoot, root: Root) -> HeldRoot | None:
@@ -314,7 +350,7 @@ class RootWriter:
         if any(copy.writer != root.owner.writer for copy in higher):
             raise OwnershipLostError("this open backup was taken over by another writer")
         if higher:
-            raise _FencedError(max(copy.epoch for copy in higher))
+            raise _FencedError(max(copy.age for copy in higher))
         return [copy.key for copy in copies if copy.age < Copy.of(root).age]
 
     async def _outbid(self, base: Root, writer: bytes) -> tuple[Root, list[Copy]]:
@@ -381,6 +417,18 @@ class RootWriter:
         await self._remove([key])
         raise RepositoryExistsError("another writer is taking this name")
 
+    async def _check_free(self, key: str) -> None:
+        try:
+            left = await load_root(self._store, self._repository.keyring, key)
+        except ObjectMissingError:
+            return
+        if not await self._is_gone(left):
+            raise RepositoryExistsError("another writer has just taken this name")
+
+    async def _is_gone(self, left: HeldRoot) -> bool:
+        """Whether a root is a late one of a backup that was removed."""
+        return (await list_beside(self._store)).is_gone(left.root)
+
     async def _check_absent(self, key: str) -> None:
         with suppress(ObjectMissingError):
             await self._store.head(key)
@@ -390,9 +438,9 @@ class RootWriter:
 class _FencedError(OwnershipLostError):
     """Prune has raised the epoch of a backup that is still this writer's own."""
 
-    def __init__(self, epoch: int, held: HeldRoot | None = None) -> None:
+    def __init__(self, age: tuple[int, int], held: HeldRoot | None = None) -> None:
         super().__init__("this writer was taken for gone")
-        self.epoch = epoch
+        self.age = age
         self.held = held
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
-from s3backfs.backup.finding import load_all, look, with_newer_copies
+from s3backfs.backup.finding import gone, load_all, look, with_newer_copies
 from s3backfs.backup.owning import RootWriter
 from s3backfs.backup.roots import HeldRoot
 from s3backfs.errors import OwnershipLostError
@@ -84,4 +84,9 @@ class Agreement:
             if isinstance(error, Exception):
                 raise error
         roots |= await with_newer_copies(store, keyring, roots, beside)
-        return [held for held in roots.values() if held.root.owner.writer in writers]
+        removed = gone(roots, beside)
+        return [
+            held
+            for name, held in roots.items()
+            if name not in removed and held.root.owner.writer in writers
+        ]

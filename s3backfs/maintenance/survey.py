@@ -10,7 +10,7 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from s3backfs.backup.copies import list_beside
+from s3backfs.backup.copies import Beside, list_beside
 from s3backfs.backup.roots import OPEN_PREFIX, SEALED_PREFIX, HeldRoot, load_copy
 from s3backfs.errors import IntegrityError, ObjectMissingError, RepositoryBusyError
 from s3backfs.format.keys import Keyring
@@ -92,15 +92,21 @@ async def load_every_root(
                 place = (listed.key, listed.etag)
                 if place not in loaded and not _is_excepted(keyring, listed.key, exceptions):
                     loaded[place] = await _load(store, keyring, listed.key)
+            beside = await list_beside(store)
             copies = [
                 HeldRoot(await load_copy(store, keyring, copy), copy.key, "")
-                for copy in (await list_beside(store)).copies
+                for copy in beside.copies
             ]
         except ObjectMissingError:
             # It went to another place, or was replaced: where to, the next listing tells.
             continue
-        return [*loaded.values(), *copies]
+        return [*(held for held in loaded.values() if not _is_late(held, beside)), *copies]
     raise RepositoryBusyError("the backups change faster than they can be read; try again")
+
+
+def _is_late(held: HeldRoot, beside: Beside) -> bool:
+    """Whether a late request has brought back the root of a backup that was removed."""
+    return held.key.startswith(OPEN_PREFIX) and beside.is_gone(held.root)
 
 
 async def _list_roots(store: Store) -> list[Listed]:

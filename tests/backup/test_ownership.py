@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from s3backfs.backup.finding import list_backups
 from s3backfs.errors import (
     FileSystemError,
     ObjectMissingError,
@@ -295,3 +296,51 @@ async def test_nothing_acknowledged_is_lost_to_a_take_over(
     found = await visible(place)
     assert acknowledged <= set(found[NAME])
     assert set(refused) <= {errno.ESTALE}
+
+
+@pytest.mark.parametrize("is_careful", [True, False])
+async def test_an_interrupted_reopening_can_be_repeated(is_careful: bool, tmp_path: Path) -> None:
+    """An open root that a crash has left beside the sealed one is in nobody's way."""
+    memory = MemoryStore(enforce_conditions=is_careful)
+    place = await new_place(memory, tmp_path)
+    faults = Faults(Fault("delete", "backups/", times=99))
+    async with place.machine("first", store=WrappedStore(memory, faults)) as first:
+        await first.make_backup(NAME)
+        await first.write_file(NAME, b"one", data=b"1")
+        await first.catalogue.seal(first.catalogue.backups[NAME])
+        with pytest.raises(UnavailableError):
+            await first.catalogue.reopen(first.catalogue.backups[NAME])
+    for who in (b"first", b"other"):
+        async with place.machine(who.decode()) as machine:
+            assert machine.catalogue.backups[NAME].is_sealed
+            await machine.catalogue.reopen(machine.catalogue.backups[NAME])
+            await machine.write_file(NAME, who, data=who)
+            await machine.catalogue.seal(machine.catalogue.backups[NAME])
+    assert await visible(place) == {NAME: {b"one": b"1", b"first": b"first", b"other": b"other"}}
+
+
+@pytest.mark.parametrize("is_careful", [True, False])
+async def test_a_late_root_of_a_removed_backup(is_careful: bool, tmp_path: Path) -> None:
+    """A root that lands after its backup was removed brings nothing back and blocks nobody."""
+    memory = MemoryStore(enforce_conditions=is_careful)
+    place = await new_place(memory, tmp_path)
+    key = f"open/{NAME.decode()}"
+    async with place.machine("first") as first:
+        await first.make_backup(NAME)
+        late = [(await memory.get(key)).data]
+        await first.write_file(NAME, b"one", data=b"1")
+        await first.sync(NAME)
+        late.append((await memory.get(key)).data)
+        await first.remove(NAME, b"one")
+        await first.sync(NAME)
+        await first.fs.root.remove(NAME)
+    for data in late:
+        await memory.put(key, data)
+        async with place.machine("second", take_over=True) as second:
+            assert await second.names() == []
+            assert await list_backups(second.repository.store, second.repository.keyring) == []
+    async with place.machine("third") as third:
+        await third.make_backup(NAME)
+        await third.write_file(NAME, b"new", data=b"new")
+        await third.sync(NAME)
+    assert await visible(place) == {NAME: {b"new": b"new"}}

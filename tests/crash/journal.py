@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import AsyncIterator, Container, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -92,9 +92,7 @@ class Journal:
             await _land(store, write)
         return store
 
-    async def duplicate(
-        self, moment: int, store: MemoryStore, randomness: random.Random, spared: Container[str]
-    ) -> None:
+    async def duplicate(self, moment: int, store: MemoryStore, randomness: random.Random) -> None:
         """Let one acknowledged write of an open root land once more, as a lost packet does."""
         roots = [
             write
@@ -104,7 +102,6 @@ class Journal:
             and write.applied is not None
             and write.data is not None
             and write.key.startswith(("open/", "leases/"))
-            and write.key not in spared
         ]
         if roots:
             await _land(store, randomness.choice(roots))

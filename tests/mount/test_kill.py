@@ -5,6 +5,7 @@ KILL_ROUNDS=50 kills that often; KILL_SEED=3 chooses other moments.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -126,6 +127,31 @@ def test_another_machine_goes_on(machine: Machine, other: Machine) -> None:
         assert (mount.path / BACKUP / "second").read_bytes() == b"second"
         with pytest.raises(OSError, match="Read-only file system"):
             (mount.path / BACKUP / "third").touch()
+
+
+def test_what_becomes_of_a_crashed_night(machine: Machine) -> None:
+    """A night that a crash has cut off is not sealed before somebody writes to it; others are."""
+    with machine.mounted() as mount:
+        (mount.path / BACKUP).mkdir()
+        (mount.path / BACKUP / "part").write_bytes(b"part")
+        machine.run("sync", str(mount.path))
+        mount.kill()
+    with machine.mounted() as mount:
+        (mount.path / "tuesday").mkdir()
+        (mount.path / "tuesday" / "file").write_bytes(b"file")
+        assert (mount.path / BACKUP / "part").read_bytes() == b"part"
+        assert f"{BACKUP} stays open" in mount.umount().stderr
+    assert states(machine) == {BACKUP: "open", "tuesday": "sealed"}
+    with machine.mounted() as mount:
+        (mount.path / BACKUP / "rest").write_bytes(b"rest")
+        assert mount.umount().stderr == ""
+    assert states(machine) == {BACKUP: "sealed", "tuesday": "sealed"}
+
+
+def states(machine: Machine) -> dict[str, str]:
+    """Name and state of each backup."""
+    listed = json.loads(machine.run("list", "--json").stdout)
+    return {backup["name"]: backup["state"] for backup in listed}
 
 
 def test_nothing_written_nothing_sealed(machine: Machine) -> None:
