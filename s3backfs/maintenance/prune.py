@@ -13,12 +13,13 @@ import logging
 import secrets
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
-from s3backfs.errors import ConfigurationError, OwnershipLostError
+from s3backfs.errors import ConfigurationError, ObjectMissingError, OwnershipLostError
 from s3backfs.format.lease import Condemned, encode_condemned
 from s3backfs.format.refs import ID_BYTES
 from s3backfs.maintenance.agreement import Agreement
@@ -180,10 +181,7 @@ class Prune:
         self, chosen: Sequence[bytes], packs: dict[bytes, PackListed]
     ) -> bytes | None:
         """Store a set of what is not condemned yet, and return its id."""
-        known: set[bytes] = set()
-        keyring = self._repository.keyring
-        for set_id in await list_condemned(self._store):
-            known.update((await load_condemned(self._store, keyring, set_id)).packs)
+        known = {each for condemned in await self._sets() for each in condemned.packs}
         fresh = [pack_id for pack_id in chosen if pack_id not in known]
         self._result.condemned_packs = len(fresh)
         self._result.condemned_bytes = sum(
@@ -192,6 +190,7 @@ class Prune:
         if not fresh or self._options.is_dry_run:
             return None
         set_id = secrets.token_bytes(ID_BYTES)
+        keyring = self._repository.keyring
         condemned = Condemned(
             repository_id=keyring.repository_id,
             set_id=set_id,
@@ -208,13 +207,23 @@ class Prune:
         """The sets whose grace is over."""
         if self._options.is_dry_run:
             return []
-        ripe = []
+        return [
+            condemned.set_id
+            for condemned in await self._sets()
+            if condemned.created_ns + self._grace_ns(condemned) <= self._lease.renewed_ns
+        ]
+
+    def _grace_ns(self, condemned: Condemned) -> int:
+        return min(condemned.grace_ms * 1_000_000, int(self._options.grace_s * _NS))
+
+    async def _sets(self) -> list[Condemned]:
+        """The sets in force."""
+        found = []
         for set_id in await list_condemned(self._store):
-            condemned = await load_condemned(self._store, self._repository.keyring, set_id)
-            grace_ns = min(condemned.grace_ms * 1_000_000, int(self._options.grace_s * _NS))
-            if condemned.created_ns + grace_ns <= self._lease.renewed_ns:
-                ripe.append(set_id)
-        return ripe
+            # Another prune may be done with it just now.
+            with suppress(ObjectMissingError):
+                found.append(await load_condemned(self._store, self._repository.keyring, set_id))
+        return found
 
     async def _wait_for(self, set_id: bytes) -> None:
         """Give live writers time to agree."""
@@ -227,7 +236,11 @@ class Prune:
 
     async def _carry_out(self, set_id: bytes, marks: Marks, marking: Marking) -> None:
         """Delete what a set names and nothing needs, if everybody has agreed to the set."""
-        condemned = await load_condemned(self._store, self._repository.keyring, set_id)
+        try:
+            condemned = await load_condemned(self._store, self._repository.keyring, set_id)
+        except ObjectMissingError:
+            # Another prune has done it meanwhile.
+            return
         # Alone from here: others see that this lease does not acknowledge the set.
         await self._agreement.acknowledge(but=[set_id])
         self._repository.writer.shun(condemned.packs)
