@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from s3backfs import __version__
+from s3backfs.cli.check import check
 from s3backfs.cli.failures import explain
 from s3backfs.cli.init import init
 from s3backfs.cli.listing import list_command
@@ -39,7 +40,7 @@ def cli() -> None:
     """
 
 
-for _verb in (init, mount, umount, seal, reopen, sync, list_command, status, prune):
+for _verb in (init, mount, umount, seal, reopen, sync, list_command, status, prune, check):
     cli.add_command(_verb)
 
 

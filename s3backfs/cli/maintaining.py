@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from s3backfs.cli.stores import opened_store
 from s3backfs.config import (
@@ -33,6 +35,34 @@ class Maintained:
 
     repository: Repository
     parameters: Parameters
+
+
+@asynccontextmanager
+async def opened_for_check(
+    url: str, config: StoreConfig, known: Secret | None, ask: Callable[[], Secret]
+) -> AsyncIterator[Repository]:
+    """Hold a repository open for reading, with no cache that is older than this call.
+
+    Raises:
+        S3backfsError: it cannot be opened.
+    """
+
+    def passphrase() -> bytes:
+        return (known or ask()).reveal()
+
+    async with opened_store(url, config) as store:
+        opened = await open_repository(store, passphrase, must_be_encrypted=known is not None)
+        with tempfile.TemporaryDirectory(prefix="s3backfs-check-") as scratch:
+            options = RepositoryOptions(
+                state_dir=make_private_dir(default_state_dir()),
+                cache_dir=Path(scratch),
+                cache_bytes=CACHE_BYTES // 8,
+                memory_bytes=MEMORY_BYTES,
+                is_read_only=True,
+                level=None,
+            )
+            async with open_for_mount(store, opened, options) as repository:
+                yield repository
 
 
 @asynccontextmanager

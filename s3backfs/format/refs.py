@@ -37,6 +37,7 @@ class Kind(IntEnum):
     LEASE = 5
     MOVED = 6
     CONDEMNED = 7
+    VERIFIED = 8
 
 
 class Ref(msgspec.Struct, frozen=True, gc=False, kw_only=True, array_like=True):

@@ -1,0 +1,136 @@
+"""The verb `check`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from s3backfs.cli.options import DURATION, store_config, store_options, url_argument
+from s3backfs.cli.passphrase import prompt_passphrase, take_passphrase
+from s3backfs.cli.terminal import format_bytes, print_json, printable, reporting
+from s3backfs.config import StoreConfig, parse_size
+from s3backfs.control import wire_name
+from s3backfs.errors import ConfigurationError, IntegrityError
+from s3backfs.store.location import parse_url
+
+if TYPE_CHECKING:
+    from s3backfs.maintenance.checking import CheckOptions
+    from s3backfs.maintenance.findings import CheckResult
+
+PATHS_SHOWN = 20
+_DAY_S = 24 * 3600
+
+
+def parse_amount(value: str) -> tuple[float, int | None]:
+    """Read `5%` or `10GB`: a share, or a number of bytes."""
+    try:
+        if value.endswith("%"):
+            share = float(value[:-1]) / 100
+            if 0 <= share <= 1:
+                return share, None
+        else:
+            return 0.0, parse_size(value)
+    except (ValueError, ConfigurationError):
+        pass
+    raise click.BadParameter("--read-data takes a share like 5% or a size like 10GB")
+
+
+@click.command
+@url_argument
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option(
+    "--read-data", is_flag=False, flag_value="100%", default="0%", metavar="[SHARE|SIZE]",
+    help="Read contents too: all, or a share like 5%, or so much; what was not read for longest.",
+)  # fmt: skip
+@click.option(
+    "--since", type=DURATION, default="0s",
+    help="Do not read again what was read within this time: to go on after an interruption.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@store_options
+def check(url: str, names: tuple[str, ...], as_json: bool, **params: Any) -> int:
+    """Look whether all that backups need is there, and is what was written.
+
+    Structure is always looked at; contents with --read-data. What was read is noted in the
+    repository, so that 3% each day covers everything in about a month. It can be interrupted and
+    repeated. Exit code 0 says that all is sound, 20 that damage was found, any other that it could
+    not be checked.
+
+    \b
+    Examples:
+      s3backfs check s3://bucket/prefix
+      s3backfs check s3://bucket/prefix --read-data=3%
+      s3backfs check s3://bucket/prefix web1-monday --read-data --since 1d
+    """
+    from s3backfs.maintenance.checking import CheckOptions
+
+    share, max_bytes = parse_amount(params["read_data"])
+    options = CheckOptions(
+        names=tuple(os.fsencode(name) for name in names),
+        read_share=share,
+        read_max_bytes=max_bytes,
+        since_s=params["since"],
+    )
+    result = _run(parse_url(url).url, store_config(params), options)
+    if as_json:
+        print_json(_as_json(result))
+    else:
+        _print(result)
+    return IntegrityError.exit_code if result.damages else 0
+
+
+def _run(url: str, store: StoreConfig, options: CheckOptions) -> CheckResult:
+    import trio  # slow to import
+
+    return trio.run(partial(_check, url, store, options))
+
+
+async def _check(url: str, store: StoreConfig, options: CheckOptions) -> CheckResult:
+    from s3backfs.cli.maintaining import opened_for_check
+    from s3backfs.maintenance.checking import Check
+
+    with reporting() as report:
+        async with opened_for_check(url, store, take_passphrase(), prompt_passphrase) as repository:
+            return await Check(repository, options, report).run()
+
+
+def _as_json(result: CheckResult) -> dict[str, Any]:
+    value = asdict(result)
+    for damage in value["damages"]:
+        damage["pack_id"] = damage["pack_id"].hex()
+    for affected in value["affected"]:
+        affected["backup"] = wire_name(affected["backup"])
+        affected["paths"] = [wire_name(os.fsencode(path)) for path in affected["paths"]]
+    return value
+
+
+def _print(result: CheckResult) -> None:
+    for damage in result.damages:
+        where = f"{damage.key} at byte {damage.offset}" if damage.offset else damage.key
+        click.echo(f"damaged {damage.what}: {where}: {damage.message}")
+    for affected in result.affected:
+        click.echo(f"backup {printable(affected.backup)}: {affected.paths_count} names affected")
+        for path in affected.paths[:PATHS_SHOWN]:
+            click.echo(f"  {printable(path)}")
+        if affected.paths_count > PATHS_SHOWN:
+            click.echo("  ... (--json lists more)")
+    for remedy in dict.fromkeys(damage.remedy for damage in result.damages):
+        click.echo(f"remedy: {remedy}")
+    for text in result.notes:
+        click.echo(f"note: {text}")
+    _print_sums(result)
+
+
+def _print_sums(result: CheckResult) -> None:
+    click.echo(
+        f"{result.roots} backups, {result.nodes} nodes, {result.packs} packs "
+        f"({format_bytes(result.packs_bytes)}), of which {result.read_packs} "
+        f"({format_bytes(result.read_bytes)}) were read"
+    )
+    if result.oldest_unproven_s is not None:
+        click.echo(f"oldest unproven byte: {result.oldest_unproven_s // _DAY_S} days")
+    click.echo(f"{len(result.damages)} damages found" if result.damages else "sound")

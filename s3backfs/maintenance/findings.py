@@ -1,0 +1,65 @@
+"""What a check has found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class What(StrEnum):
+    """What is damaged."""
+
+    ROOT = "root"
+    NODE = "node"
+    PACK = "pack"
+    FRAME = "frame"
+    INDEX = "index"
+    MOVED = "moved table"
+    LEASE = "lease"
+    CONDEMNED = "condemned set"
+    BACKUP = "backup"
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One thing that is not as it was written; `key` and `offset` say where it lies."""
+
+    what: What
+    key: str
+    offset: int
+    message: str
+    remedy: str
+    pack_id: bytes = b""
+
+
+@dataclass(slots=True)
+class Affected:
+    """What of a backup cannot be read: names of files, or ranges of names that are unknown."""
+
+    backup: bytes
+    key: str
+    paths_count: int = 0
+    paths: list[str] = field(default_factory=list)
+    """The first of them."""
+
+
+@dataclass(slots=True)
+class CheckResult:
+    """What was looked at, and what is wrong with it."""
+
+    roots: int = 0
+    nodes: int = 0
+    packs: int = 0
+    packs_bytes: int = 0
+    read_packs: int = 0
+    read_bytes: int = 0
+    oldest_unproven_s: int | None = None
+    """Age of the content that was not read for longest."""
+    damages: list[Damage] = field(default_factory=list)
+    affected: list[Affected] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def repair_pack(pack_id: bytes) -> str:
+    """What to do about a damaged or missing pack."""
+    return f"s3backfs repair pack URL {pack_id.hex()}"

@@ -1,0 +1,161 @@
+"""Check: it finds just the damage that there is, and says who is hit by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from s3backfs.maintenance.checking import CheckOptions
+from s3backfs.maintenance.findings import What
+from s3backfs.maintenance.verified import VERIFIED_PREFIX
+
+from .place import new_place
+
+pytestmark = pytest.mark.anyio
+
+STRUCTURE = CheckOptions()
+
+
+async def test_a_sound_repository(tmp_path: Path) -> None:
+    """Nothing is found where nothing is wrong, in sealed and in open backups; all is read."""
+    place = await new_place(tmp_path)
+    await place.fill(b"open", is_sealed=False)
+    result = await place.check()
+    assert (result.damages, result.affected) == ([], [])
+    assert (result.roots, result.read_packs) == (3, result.packs)
+    assert result.nodes > 3
+
+
+async def test_a_flipped_bit_in_content(tmp_path: Path) -> None:
+    """Reading contents finds it: pack, offset, backup and path; structure alone does not."""
+    place = await new_place(tmp_path)
+    key = place.key("data/", b"hit")
+    place.flip(key, len(place.store.objects[key]) // 2)
+    assert (await place.check(STRUCTURE)).damages == []
+    result = await place.check()
+    assert [(damage.what, damage.key) for damage in result.damages] == [(What.FRAME, key)]
+    assert result.damages[0].pack_id.hex() in result.damages[0].remedy
+    assert [(each.backup, each.paths) for each in result.affected] == [(b"hit", ["large"])]
+
+
+async def test_a_cut_pack(tmp_path: Path) -> None:
+    """A pack that is too short is found by listing alone, with what is lost by it."""
+    place = await new_place(tmp_path)
+    key = place.key("data/", b"hit")
+    place.cut(key)
+    result = await place.check(STRUCTURE)
+    assert {damage.key for damage in result.damages} == {key}
+    assert [each.backup for each in result.affected] == [b"hit"]
+
+
+@pytest.mark.parametrize("prefix", ["data/", "meta/"])
+async def test_a_pack_that_is_gone(prefix: str, tmp_path: Path) -> None:
+    """It is found by listing, and only the backup that needs it is affected."""
+    place = await new_place(tmp_path)
+    key = place.key(prefix, b"hit")
+    place.remove(key)
+    result = await place.check(STRUCTURE)
+    assert {damage.key for damage in result.damages} == {key}
+    assert {each.backup for each in result.affected} == {b"hit"}
+    files = 4 if prefix == "data/" else 1
+    assert result.affected[0].paths_count >= files
+
+
+async def test_a_damaged_node(tmp_path: Path) -> None:
+    """The names below it are given as a range; the rest of the backup is looked at all the same."""
+    place = await new_place(tmp_path)
+    key = place.key("meta/", b"hit")
+    place.flip(key)
+    result = await place.check(STRUCTURE)
+    assert [(damage.what, damage.key) for damage in result.damages] == [(What.NODE, key)]
+    (affected,) = result.affected
+    assert affected.backup == b"hit"
+    assert "names" in affected.paths[0]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "what"), [("backups/", What.ROOT), ("index/", What.INDEX), ("leases/", What.LEASE)]
+)
+async def test_a_damaged_small_object(prefix: str, what: What, tmp_path: Path) -> None:
+    """Roots, segments and leases are opened, and one that does not open is named."""
+    place = await new_place(tmp_path)
+    if prefix == "leases/":
+        async with place.machine():
+            key = max(key for key in place.store.objects if key.endswith("/lease"))
+    else:
+        key = place.key(prefix, b"hit")
+    place.flip(key, len(place.store.objects[key]) - 1)
+    result = await place.check(STRUCTURE)
+    assert [(damage.what, damage.key) for damage in result.damages] == [(what, key)]
+
+
+async def test_a_root_that_was_removed(tmp_path: Path) -> None:
+    """The newest sealed backup says which others were there: one that is gone is reported."""
+    place = await new_place(tmp_path)
+    key = place.key("backups/", b"spared")
+    place.remove(key)
+    result = await place.check(STRUCTURE)
+    assert [(damage.what, damage.key) for damage in result.damages] == [(What.BACKUP, key)]
+
+
+async def test_a_root_that_was_replaced(tmp_path: Path) -> None:
+    """An older sealed root in the place of the one that was seen is reported."""
+    place = await new_place(tmp_path)
+    key = place.key("backups/", b"spared")
+    old = place.store.objects[key]
+    async with place.machine() as machine:
+        backup = machine.catalogue.backups[b"spared"]
+        await machine.catalogue.reopen(backup)
+        await machine.catalogue.seal(backup)
+    await place.fill(b"newest")
+    assert (await place.check(STRUCTURE)).damages == []
+    place.store.damage(key, old)
+    result = await place.check(STRUCTURE)
+    assert [(damage.what, damage.key) for damage in result.damages] == [(What.BACKUP, key)]
+
+
+async def test_what_was_forgotten_is_no_damage(tmp_path: Path) -> None:
+    """A backup in the trash is not missing."""
+    place = await new_place(tmp_path)
+    async with place.machine() as machine:
+        await machine.catalogue.forget(machine.catalogue.backups[b"spared"])
+    assert (await place.check(STRUCTURE)).damages == []
+
+
+async def test_names_limit_what_is_looked_at(tmp_path: Path) -> None:
+    """A check of some backups finds nothing wrong with others."""
+    place = await new_place(tmp_path)
+    place.remove(place.key("data/", b"hit"))
+    assert (await place.check(CheckOptions(names=(b"spared",), read_share=1))).damages == []
+    assert (await place.check(CheckOptions(names=(b"hit",)))).damages
+
+
+async def test_samples_cover_everything(tmp_path: Path) -> None:
+    """Each sample goes on with what was not read for longest, until nothing is unproven."""
+    place = await new_place(tmp_path)
+    packs = sum(key.startswith(("data/", "meta/")) for key in place.store.objects)
+    sample = CheckOptions(read_max_bytes=1, since_s=3600)
+    counts = [(await place.check(sample)).read_packs for _ in range(packs + 1)]
+    assert counts == [1] * packs + [0]
+    assert sum(key.startswith(VERIFIED_PREFIX) for key in place.store.objects) == 1
+
+
+async def test_what_is_damaged_is_not_proven(tmp_path: Path) -> None:
+    """A pack that was found damaged is read again by the next sample."""
+    place = await new_place(tmp_path)
+    place.flip(place.key("data/", b"hit"), 5000)
+    again = CheckOptions(read_share=1, since_s=3600)
+    first, second = await place.check(again), await place.check(again)
+    assert first.damages == second.damages != []
+    assert second.read_packs == 1
+
+
+async def test_a_damaged_state_costs_time_only(tmp_path: Path) -> None:
+    """What was proven is then not known, and is read again."""
+    place = await new_place(tmp_path)
+    await place.check()
+    place.flip(next(key for key in place.store.objects if key.startswith(VERIFIED_PREFIX)))
+    result = await place.check(CheckOptions(read_share=1, since_s=3600))
+    assert result.damages == []
+    assert result.read_packs == result.packs
