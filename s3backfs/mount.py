@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -42,6 +41,7 @@ from s3backfs.fs.verbs import Condition, Finish, Verbs, finish_backups
 from s3backfs.fuse.door import Door
 from s3backfs.fuse.place import is_on_top
 from s3backfs.fuse.polling import poll_before_sleeping
+from s3backfs.fuse.unmounting import note_helper, run_unmount
 from s3backfs.memory import bound_allocator
 from s3backfs.repository.opening import open_repository
 from s3backfs.repository.repository import Repository, RepositoryOptions, open_for_mount
@@ -65,9 +65,6 @@ CLOSING_DEADLINE_S = 10.0
 
 LETTING_GO_S = 5.0
 """How long the kernel may take to end the connection after the mount is gone."""
-
-_BARE_ENVIRONMENT = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-"""What `umount` needs to know: no credentials are handed on."""
 
 PATIENCE_S = 15.0
 """How long mounting waits for an S3 that is away."""
@@ -178,6 +175,7 @@ class _Mount:
                 await nursery.start(self._watch_signals)
                 nursery.start_soon(self._run_loop)
                 self._device = await _wait_until_it_answers(config)
+                await trio.to_thread.run_sync(note_helper, config.url, config.mountpoint)
                 log.info("%s is mounted on %s", config.url, config.mountpoint)
                 on_ready()
                 await self._ended.wait()
@@ -278,7 +276,7 @@ class _Mount:
         """
         if not self._is_on_top():
             return
-        done = _run_unmount(self._config, lazily=False)
+        done = run_unmount(self._config.mountpoint, lazily=False)
         if done.returncode and self._is_on_top():
             text = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["?"]
             raise MountpointError(
@@ -381,16 +379,7 @@ async def _wait_until_it_answers(config: MountConfig) -> int:
 
 def _unmount_lazily(config: MountConfig) -> None:
     with contextlib.suppress(OSError):
-        _run_unmount(config, lazily=True)
-
-
-def _run_unmount(config: MountConfig, *, lazily: bool) -> subprocess.CompletedProcess[bytes]:
-    if os.geteuid() == 0:
-        command = ["umount", *(["-l"] if lazily else []), "--", os.fspath(config.mountpoint)]
-    else:
-        flags = ["-u", "-z"] if lazily else ["-u"]
-        command = ["fusermount3", *flags, "--", os.fspath(config.mountpoint)]
-    return subprocess.run(command, capture_output=True, check=False, env=_BARE_ENVIRONMENT)
+        run_unmount(config.mountpoint, lazily=True)
 
 
 __all__ = ["S3backfsError", "run_mount"]
