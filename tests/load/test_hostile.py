@@ -1,6 +1,6 @@
 """Machines in trouble: no file descriptors, a full cache disk, little memory, stopped processes.
 
-LOAD_LONG=1 lets what is stopped stop for minutes.
+LOAD_LONG=1 runs all of it, and lets what is stopped stop for minutes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.load.long import IS_LONG, only_long
 from tests.mount.trees import differences, make_tree, rsync
 from tests.mounts import Machine, Mount
 from tests.servers import Server, rclone_server
 
 pytestmark = pytest.mark.mount
 
-IS_LONG = "LOAD_LONG" in os.environ
 AWAY_S = 200.0 if IS_LONG else 4.0
 LEASE_S = 2.0
 MIB = 1 << 20
@@ -80,7 +80,8 @@ def assert_no_traceback(machine: Machine) -> None:
     assert "Traceback" not in log, log
 
 
-@pytest.mark.parametrize("spare_count", [0, 2])
+@pytest.mark.parametrize("spare_count", [0, pytest.param(2, marks=only_long)])
+@pytest.mark.timeout(600)
 def test_no_file_descriptors(
     spare_count: int, machine: Machine, other: Machine, tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_no_file_descriptors(
     assert_no_traceback(machine)
 
 
+@only_long
 @pytest.mark.parametrize("disk_bytes", [4096, 200_000, 2 * MIB])
 def test_a_full_cache_disk(
     disk_bytes: int, machine: Machine, other: Machine, tmp_path: Path
@@ -152,6 +154,7 @@ def little_memory(pid: int, limit_bytes: int) -> Iterator[Path]:
         group.rmdir()
 
 
+@only_long
 def test_little_memory(machine: Machine, other: Machine, tmp_path: Path) -> None:
     """With `--memory 64MiB` a mount writes and reads far more than its memory limit holds."""
     source = tmp_path / "source"
@@ -182,6 +185,8 @@ def write_durably(path: Path) -> None:
         os.close(descriptor)
 
 
+@only_long
+@pytest.mark.timeout(600)
 def test_a_mount_that_slept_longer_than_its_lease(machine: Machine, other: Machine) -> None:
     """A mount that was stopped goes on as if nothing had been, if nobody has taken over."""
     with machine.mounted("--lease", f"{LEASE_S}s") as mount:
@@ -198,6 +203,7 @@ def test_a_mount_that_slept_longer_than_its_lease(machine: Machine, other: Machi
     assert_no_traceback(machine)
 
 
+@pytest.mark.timeout(600)
 def test_a_mount_that_slept_while_another_took_over(machine: Machine, other: Machine) -> None:
     """Who writes to the backup of a sleeper is its owner; the sleeper is told, and loses alone."""
     with machine.mounted("--lease", f"{LEASE_S}s") as mount:
@@ -221,6 +227,8 @@ def test_a_mount_that_slept_while_another_took_over(machine: Machine, other: Mac
     assert_no_traceback(machine)
 
 
+@only_long
+@pytest.mark.timeout(900)
 def test_a_stopped_server(machine: Machine, other: Machine, server: Server, tmp_path: Path) -> None:
     """While the server is stopped writers wait; afterwards all goes on, and nothing is lost."""
     source = tmp_path / "source"

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.load.long import only_long
 from tests.mounts import TIMEOUT_S, Machine
 from tests.servers import Server, moto_server, rclone_server
 
 pytestmark = pytest.mark.mount
 
 
-@pytest.fixture(params=["rclone", "moto"])
+@pytest.fixture(params=["rclone", pytest.param("moto", marks=only_long)])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """A server of its own, of each kind."""
     make = moto_server() if request.param == "moto" else rclone_server(tmp_path / "data")

@@ -1,6 +1,6 @@
 """A week of nightly backups of a machine that crashes in each night.
 
-LOAD_NIGHTS=7 makes that many; LOAD_SEED=3 chooses other changes and other moments.
+LOAD_LONG=1 runs it, LOAD_NIGHTS=30 makes that many, LOAD_SEED=3 chooses other moments.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.load.long import only_long
 from tests.load.sources import Source, make_source
 from tests.mount.test_kill import stored_bytes
 from tests.mount.trees import differences, rsync
@@ -21,9 +22,9 @@ from tests.servers import Server
 
 pytestmark = pytest.mark.mount
 
-NIGHTS = int(os.environ.get("LOAD_NIGHTS", "2"))
+NIGHTS = int(os.environ.get("LOAD_NIGHTS", "7"))
 SEED = int(os.environ.get("LOAD_SEED", "1"))
-MOST_CRASHES = 3 if NIGHTS > 2 else 1
+MOST_CRASHES = 3
 LARGE_BYTES = 24 << 20
 CRASH_SHARE = 1.3
 """What a crash may leave behind in packs that were not complete."""
@@ -49,6 +50,7 @@ def crash_under_rsync(mount: Mount, source: Path, night: int, randomness: random
         writer.wait()
 
 
+@only_long
 @pytest.mark.timeout(200 * (NIGHTS + 1))
 def test_nights_with_crashes(
     machine: Machine, other: Machine, server: Server, tmp_path: Path
