@@ -19,11 +19,17 @@ from pathlib import Path
 
 import trio
 
-from s3backfs.errors import ConfigurationError, ObjectMissingError, OwnershipLostError
+from s3backfs.errors import (
+    ConfigurationError,
+    ObjectMissingError,
+    OwnershipLostError,
+    S3backfsError,
+)
 from s3backfs.format.lease import Condemned, encode_condemned
 from s3backfs.format.refs import ID_BYTES
 from s3backfs.maintenance.agreement import Agreement
 from s3backfs.maintenance.compaction import Compaction, moved_key
+from s3backfs.maintenance.left_behind import tidy_leases
 from s3backfs.maintenance.marking import Marking
 from s3backfs.maintenance.marks import Marks
 from s3backfs.maintenance.poverty import PackUse, choose_poor
@@ -314,10 +320,21 @@ class Prune:
             await self._store.delete(sorted(self._given_up))
             self._given_up = set()
 
+    async def _tidy_leases(self) -> None:
+        keyring, now_ns = self._repository.keyring, self._lease.renewed_ns
+        try:
+            count = await tidy_leases(self._store, keyring, now_ns)
+        except S3backfsError as error:
+            # They do no harm, and packs may be reclaimed all the same.
+            log.warning("leases of writers that are long gone stay: %s", error)
+        else:
+            log.info("removed %d objects that writers have left that are long gone", count)
+
     async def _tidy(self) -> None:
         if self._options.is_dry_run or self._options.no_delete:
             return
         self._result.removed_segments = await tidy_segments(self._repository)
+        await self._tidy_leases()
         oldest_ns = self._lease.renewed_ns - int(UPLOAD_AGE_S * _NS)
         async for page in self._store.list_uploads(""):
             for upload in page:
