@@ -21,6 +21,7 @@ from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.backup.owning import RootWriter
 from s3backfs.backup.roots import HeldRoot
 from s3backfs.backup.statistics import Tally
+from s3backfs.backup.wandering import Wandering
 from s3backfs.backup.xattrs import with_loaded_xattrs
 from s3backfs.errors import FileSystemError, OwnershipLostError, S3backfsError
 from s3backfs.format.root import BackupState, Root
@@ -63,6 +64,7 @@ class Backup:
         self.generation = 0
         self.failure: S3backfsError | None = None
         self.tally = Tally.of(held.root.statistics)
+        self.wandering = Wandering(held.root.wandering)
         self.dirty: set[Node] = set()
         self.clones: dict[tuple[bytes, bytes], Node] = {}
         self.bases: dict[bytes, Backup] = {}
@@ -303,6 +305,7 @@ class Backup:
         self.held = held
         self.tree = Tree(held.root.top, self.nodes.entries)
         self.tally = Tally.of(held.root.statistics)
+        self.wandering = Wandering(held.root.wandering)
         self.generation += 1
         self.names.forget_entries()
 

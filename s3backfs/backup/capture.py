@@ -13,6 +13,7 @@ from s3backfs.backup.live import INO_MASK
 from s3backfs.backup.names import NameTree, link_pointer
 from s3backfs.backup.node import Directory, Node
 from s3backfs.backup.statistics import Tally
+from s3backfs.backup.wandering import Wandering
 from s3backfs.manifest.entry import Entry
 
 LINK_MARK = b"\0"
@@ -59,6 +60,7 @@ class Capture:
 
     top: CapturedDirectory
     tally: Tally
+    wandering: bytes | None
     nodes: list[CapturedNode] = field(default_factory=list)
     links: set[bytes] = field(default_factory=set)
     is_top_changed: bool = False
@@ -73,12 +75,13 @@ class Capture:
             waiting.extend(directory.below.values())
 
 
-def capture(names: NameTree, tally: Tally) -> Capture:
+def capture(names: NameTree, tally: Tally, wandering: Wandering) -> Capture:
     """Take all changes over: from now on they are `flying`, and new ones are collected anew.
 
     The backup must be frozen and its open files settled.
     """
-    taken = Capture(CapturedDirectory(names.top, b"", b""), replace(tally))
+    top = CapturedDirectory(names.top, b"", b"")
+    taken = Capture(top, replace(tally), wandering.stored())
     _capture_directory(taken, taken.top)
     _capture_links(taken, names)
     if names.is_top_changed:

@@ -21,7 +21,6 @@ from s3backfs.backup.edits import EditMaker
 from s3backfs.backup.live import TOP_INO
 from s3backfs.backup.names import link_ino
 from s3backfs.backup.patching import PatchingNodes
-from s3backfs.backup.statistics import Tally
 from s3backfs.backup.xattrs import with_stored_xattrs
 from s3backfs.format.refs import ID_BYTES
 from s3backfs.format.root import Root
@@ -48,7 +47,7 @@ async def run_checkpoint(backup: Backup, *, is_frozen: bool = False) -> None:
         S3backfsError: nothing visible has changed, and every change is still in memory.
     """
     if is_frozen:
-        taken, change_count = capture(backup.names, backup.tally), backup.change_count
+        taken, change_count = _capture(backup), backup.change_count
     else:
         await backup.settle_contents()
         taken, change_count = await _capture_frozen(backup)
@@ -57,7 +56,7 @@ async def run_checkpoint(backup: Backup, *, is_frozen: bool = False) -> None:
     try:
         run = _Checkpoint(backup, taken)
         top = await run.store_tree()
-        await _store_root(backup, top, taken.tally)
+        await _store_root(backup, top, taken)
     except BaseException:
         give_back(taken, backup.names)
         backup.stored_count = previous_count
@@ -75,14 +74,18 @@ async def _capture_frozen(backup: Backup) -> tuple[Capture, int]:
     try:
         await backup.settle_contents()
         # No await between the last settled file and the capture.
-        return capture(backup.names, backup.tally), backup.change_count
+        return _capture(backup), backup.change_count
     finally:
         backup.thaw()
 
 
-async def _store_root(backup: Backup, top: Top | None, tally: Tally) -> None:
+def _capture(backup: Backup) -> Capture:
+    return capture(backup.names, backup.tally, backup.wandering)
+
+
+async def _store_root(backup: Backup, top: Top | None, taken: Capture) -> None:
     root = backup.root
-    statistics = tally.stored(
+    statistics = taken.tally.stored(
         root.statistics,
         entries=top.entry_count if top else 0,
         new_bytes=backup.repository.writer.progress.take_new(),
@@ -93,6 +96,7 @@ async def _store_root(backup: Backup, top: Top | None, tally: Tally) -> None:
         updated_ns=time.time_ns(),
         statistics=statistics,
         bases=tuple(sorted({*root.bases, *backup.bases})),
+        wandering=taken.wandering,
     )
     backup.held = await backup.roots.replace(backup.held, changed)
 

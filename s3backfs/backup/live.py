@@ -7,6 +7,7 @@ made, so that it is the same after a remount, on any machine.
 from __future__ import annotations
 
 import re
+import secrets
 
 from s3backfs.backup.node import Node
 from s3backfs.format.keys import Keyring
@@ -39,6 +40,14 @@ class LiveNodes:
     def path_ino(self, key: bytes) -> int:
         """The 48 bits that the manifest need not store for the entry at `key`."""
         return self._keyring.path_hash(key, 0)
+
+    def new_number(self, slot: int) -> int:
+        """A number that derives from no path, and that no node in memory has."""
+        while True:
+            ino = secrets.randbits(SLOT_SHIFT)
+            number = slot << SLOT_SHIFT | ino
+            if ino > TOP_INO and number not in self.by_number:
+                return number
 
     def free_number(self, slot: int, key: bytes) -> int:
         """The first number of the path's sequence that no node in memory has."""

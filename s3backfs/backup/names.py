@@ -6,16 +6,24 @@ import errno
 import stat
 from collections.abc import Awaitable, Callable
 from enum import Enum
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from s3backfs.backup.live import INO_MASK, LiveNodes, settled_name
+from s3backfs.backup.live import INO_MASK, SLOT_SHIFT, LiveNodes, settled_name
 from s3backfs.backup.node import Directory, Node
 from s3backfs.backup.xattrs import are_xattrs_loaded
 from s3backfs.errors import FileSystemError
 from s3backfs.manifest.entry import Entry, Extra, is_link_name
-from s3backfs.manifest.keys import TOP_KEY, child_prefix, entry_key, link_key
+from s3backfs.manifest.keys import (
+    TOP_KEY,
+    child_prefix,
+    directory_prefix,
+    entry_key,
+    link_key,
+    path_key,
+)
 
 if TYPE_CHECKING:
     from s3backfs.backup.backup import Backup
@@ -157,15 +165,60 @@ class NameTree:
 
     # -- changing ----------------------------------------------------------------------------
 
-    def create(self, parent: Node, name: bytes, entry: Entry) -> Node:
-        """Make a new inode at a free name."""
-        key = entry_key(parent.prefix(), settled_name(name))
-        node = self._register(self._live.free_number(self._backup.slot, key), entry)
+    async def birth_name(self, parent: Node, name: bytes) -> bytes | None:
+        """The name that a new inode's number derives from; None where that is another's."""
+        settled = settled_name(name)
+        if settled == name:
+            return name
+        while (child := self.known(parent, settled)) is MISSING:
+            generation = self._backup.generation
+            assert parent.directory is not None
+            assert parent.directory.base is not None
+            entry = await self._find(entry_key(parent.directory.base, settled))
+            if self._backup.generation == generation:
+                return settled if entry is None else None
+        return settled if child is None else None
+
+    def create(self, parent: Node, name: bytes, entry: Entry, birth_name: bytes | None) -> Node:
+        """Make a new inode at a free name; its number is that of `birth_name`, if it is free."""
+        node = self._register(self._birth_number(parent, birth_name), entry)
+        if birth_name is not None and birth_name != name:
+            self.note_left(parent, birth_name, node)
         if stat.S_ISDIR(entry.mode):
             node.directory = Directory(None)
         self._backup.tally.add(entry)
         self.attach(parent, name, node)
         return node
+
+    def _birth_number(self, parent: Node, name: bytes | None) -> int:
+        slot = self._backup.slot
+        if name is None:
+            return self._live.new_number(slot)
+        names = parent.components()
+        number = slot << SLOT_SHIFT | self._live.path_ino(path_key([*names, name]))
+        above = (directory_prefix(names[:depth]) for depth in range(1, len(names) + 1))
+        hashes = chain([number & INO_MASK], map(self._live.path_ino, above))
+        if number in self._live.by_number or self._backup.wandering.may_have(hashes):
+            return self._live.new_number(slot)
+        return number
+
+    def note_left(self, parent: Node, name: bytes, node: Node) -> None:
+        """Remember that an inode which lives on is not, or no longer, at this name."""
+        prefix = parent.prefix()
+        path_ino = self._live.path_ino(entry_key(prefix, name))
+        if node.number & INO_MASK == path_ino:
+            self._backup.wandering.add(path_ino)
+        if node.directory is not None:
+            self._backup.wandering.add(self._live.path_ino(child_prefix(prefix, name)))
+
+    def note_came(self, parent: Node, name: bytes, node: Node) -> None:
+        """Remember that an inode was moved to this name, which may be its birthplace."""
+        if node.number & INO_MASK == self._live.path_ino(entry_key(parent.prefix(), name)):
+            self.note_gone(node)
+
+    def note_gone(self, node: Node) -> None:
+        """Remember that nothing but the inode's own path, if any, leads to its number."""
+        self._backup.wandering.discard(node.number & INO_MASK)
 
     def attach(self, parent: Node, name: bytes, node: Node) -> None:
         """Put a node at a free name."""

@@ -32,6 +32,7 @@ MAX_ROOT_BYTES = 16 * 1024 * 1024
 
 BackupName: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=255)]
 Text: TypeAlias = Annotated[str, Meta(max_length=4096)]
+Wandering: TypeAlias = Annotated[bytes, Meta(max_length=6 * 65_536)]
 
 
 class BackupState(StrEnum):
@@ -102,6 +103,8 @@ class Root(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tags: dict[Text, Text] = {}
     incomplete: tuple[Id, ...] = ()
     """Packs that were lost while entries still refer to them."""
+    wandering: Wandering | None = b""
+    """Hashes of paths whose inodes may stand elsewhere, 6 bytes each; None: too many to say."""
     journal: bytes | None = None
     """Reserved for entries changed since the top was made."""
 

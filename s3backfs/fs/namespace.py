@@ -62,6 +62,7 @@ async def make(
     """
     await _check_free(parent, name)
     await _prepare(parent)
+    birth_name = await parent.backup.names.birth_name(parent, name)
     above = _present(parent)
     now_ns = time.time_ns()
     gid = caller.gid
@@ -79,7 +80,7 @@ async def make(
         size=len(target) if target is not None else 0,
         inline=target,
     )
-    node = parent.backup.names.create(parent, name, with_extra(entry, extra))
+    node = parent.backup.names.create(parent, name, with_extra(entry, extra), birth_name)
     _note_names_changed(parent, now_ns, subdirectories=int(stat.S_ISDIR(mode)))
     return node
 
@@ -267,12 +268,15 @@ def _drop_name(parent: Node, name: bytes, node: Node, now_ns: int) -> None:
         node.entry = msgspec.structs.replace(node.entry, ctime_ns=now_ns)
         parent.backup.tally.add(node.entry, -1)
         return
+        names.note_gone(node)
     _count_links(node, -1, now_ns)
     if extra_of(node.entry).nlink == 0:
         names.drop_link_group(node)
         parent.backup.tally.add(node.entry, -1)
     else:
+        names.note_gone(node)
         parent.backup.tally.hard_links -= 1
+        names.note_left(parent, name, node)
 
 
 def _count_links(node: Node, change: int, now_ns: int) -> None:
@@ -304,6 +308,7 @@ def _move(
         _drop_name(new_parent, new_name, other, now_ns)
         names.release(other)
     names.detach(parent, name, node)
+    _note_moved(parent, name, node, new_parent, new_name)
     names.attach(new_parent, new_name, node)
     names.replace(node, ctime_ns=now_ns)
     moved = int(node.is_directory)
@@ -312,11 +317,19 @@ def _move(
 
 
 def _exchange(
+def _note_moved(parent: Node, name: bytes, node: Node, new_parent: Node, new_name: bytes) -> None:
+    names = node.backup.names
+    names.note_left(parent, name, node)
+    names.note_came(new_parent, new_name, node)
+
+
     parent: Node, name: bytes, node: Node, new_parent: Node, new_name: bytes, other: Node
 ) -> None:
     names = parent.backup.names
     now_ns = time.time_ns()
     names.detach(parent, name, node)
+    _note_moved(parent, name, node, new_parent, new_name)
+    _note_moved(new_parent, new_name, other, parent, name)
     names.detach(new_parent, new_name, other)
     names.attach(new_parent, new_name, node)
     names.attach(parent, name, other)
@@ -380,7 +393,7 @@ async def _clone(node: Node, new_parent: Node, new_name: bytes) -> Node:
         raise FileSystemError(errno.EXDEV)
     extra = msgspec.structs.replace(extra_of(source), ino=0, link_id=None, nlink=0)
     entry = with_extra(source, extra)
-    clone = target.names.create(new_parent, new_name, entry)
+    clone = target.names.create(new_parent, new_name, entry, new_name)
     clone.clone_of = source
     if group:
         target.keep_clone(group, clone)
