@@ -61,8 +61,8 @@ async def make(
         FileSystemError: EEXIST, EROFS, ENOENT, ENAMETOOLONG.
     """
     await _check_free(parent, name)
-    await _prepare(parent)
     birth_name = await parent.backup.names.birth_name(parent, name)
+    await _prepare(parent)
     above = _present(parent)
     now_ns = time.time_ns()
     gid = caller.gid
@@ -267,16 +267,16 @@ def _drop_name(parent: Node, name: bytes, node: Node, now_ns: int) -> None:
     if node.link_id is None:
         node.entry = msgspec.structs.replace(node.entry, ctime_ns=now_ns)
         parent.backup.tally.add(node.entry, -1)
-        return
         names.note_gone(node)
+        return
     _count_links(node, -1, now_ns)
     if extra_of(node.entry).nlink == 0:
         names.drop_link_group(node)
         parent.backup.tally.add(node.entry, -1)
-    else:
         names.note_gone(node)
-        parent.backup.tally.hard_links -= 1
+    else:
         names.note_left(parent, name, node)
+        parent.backup.tally.hard_links -= 1
 
 
 def _count_links(node: Node, change: int, now_ns: int) -> None:
@@ -307,8 +307,8 @@ def _move(
         replaced = int(other.is_directory)
         _drop_name(new_parent, new_name, other, now_ns)
         names.release(other)
-    names.detach(parent, name, node)
     _note_moved(parent, name, node, new_parent, new_name)
+    names.detach(parent, name, node)
     names.attach(new_parent, new_name, node)
     names.replace(node, ctime_ns=now_ns)
     moved = int(node.is_directory)
@@ -316,20 +316,20 @@ def _move(
     _note_names_changed(new_parent, now_ns, subdirectories=moved - replaced)
 
 
-def _exchange(
 def _note_moved(parent: Node, name: bytes, node: Node, new_parent: Node, new_name: bytes) -> None:
     names = node.backup.names
     names.note_left(parent, name, node)
     names.note_came(new_parent, new_name, node)
 
 
+def _exchange(
     parent: Node, name: bytes, node: Node, new_parent: Node, new_name: bytes, other: Node
 ) -> None:
     names = parent.backup.names
     now_ns = time.time_ns()
-    names.detach(parent, name, node)
     _note_moved(parent, name, node, new_parent, new_name)
     _note_moved(new_parent, new_name, other, parent, name)
+    names.detach(parent, name, node)
     names.detach(new_parent, new_name, other)
     names.attach(new_parent, new_name, node)
     names.attach(parent, name, other)

@@ -146,13 +146,13 @@ class Machine:
     async def picture(self, name: bytes) -> Picture:
         """Walk one backup and read every byte."""
         found: Picture = {}
-        numbers: dict[bytes, int] = {}
+        numbers: dict[int, int] = {}
         async with self.at(name) as top:
             await self._walk(top, (), found, numbers)
         return found
 
     async def _walk(
-        self, directory: Node, path: tuple[bytes, ...], found: Picture, numbers: dict[bytes, int]
+        self, directory: Node, path: tuple[bytes, ...], found: Picture, numbers: dict[int, int]
     ) -> None:
         for name, node in await self._children(directory):
             entry = await node.backup.names.entry(node)
@@ -174,7 +174,7 @@ class Machine:
                 children.append((listed.name, listed.node))
         return sorted(children, key=lambda child: child[0])
 
-    async def _seen(self, node: Node, entry: Entry, numbers: dict[bytes, int]) -> Seen:
+    async def _seen(self, node: Node, entry: Entry, numbers: dict[int, int]) -> Seen:
         content = b""
         if entry.mode & 0o170000 == 0o100000:
             content = await self._read_node(node)
@@ -182,9 +182,7 @@ class Machine:
             content = entry.inline or b""
         xattrs = tuple(sorted(extra_of(entry).xattrs.items()))
         links = 1 if node.is_directory else namespace.link_count(node, entry)
-        # By link record: numbers of inodes that are not in memory together may meet.
-        record = node.link_id or b""
-        group = numbers.setdefault(record, len(numbers)) if links > 1 else -1
+        group = numbers.setdefault(node.number, len(numbers)) if links > 1 else -1
         return Seen(entry.mode, content, xattrs, group, links)
 
 
