@@ -17,6 +17,7 @@ from s3backfs.backup.xattrs import are_xattrs_loaded
 from s3backfs.errors import FileSystemError
 from s3backfs.manifest.entry import Entry, Extra, is_link_name
 from s3backfs.manifest.keys import (
+    KEY_MAX_BYTES,
     TOP_KEY,
     child_prefix,
     directory_prefix,
@@ -46,7 +47,7 @@ class NameTree:
 
     Between two awaits the tree is consistent: every node in a directory's `children` is in the
     table of live nodes, and every change since the last checkpoint can be reached from the top
-    through `changed` and `below`.
+    through `changed` and `below`. No key is longer than `longest_key_bytes`.
     """
 
     def __init__(self, backup: Backup, live: LiveNodes, find: Find) -> None:
@@ -58,6 +59,7 @@ class NameTree:
         self.flying_links: set[bytes] = set()
         self.is_top_changed = False
         self.changed_count = 0
+        self.longest_key_bytes = 0 if backup.root.top is None else KEY_MAX_BYTES
         self.top: Node
 
     # -- finding -----------------------------------------------------------------------------
@@ -224,6 +226,8 @@ class NameTree:
         """Put a node at a free name."""
         assert parent.directory is not None
         parent.directory.children[name] = node
+        key_bytes = parent.prefix_bytes() + 1 + len(name)
+        self.longest_key_bytes = max(self.longest_key_bytes, key_bytes)
         if node.names is not None:
             node.names.add((parent, name))
         else:
@@ -312,6 +316,7 @@ class NameTree:
 
     def forget_entries(self) -> None:
         """Let every attribute in memory be read anew; for backups that others write."""
+        self.longest_key_bytes = KEY_MAX_BYTES
         waiting = [self.top]
         while waiting:
             node = waiting.pop()

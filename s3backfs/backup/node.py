@@ -132,6 +132,14 @@ class Node:
         names.reverse()
         return names
 
+    def prefix_bytes(self) -> int:
+        """The length of `prefix`."""
+        length, node = 0, self
+        while node.parent is not None:
+            length += len(node.name) + 1
+            node = node.parent
+        return length
+
     def prefix(self) -> bytes:
         """The prefix of the keys below this directory, at its present path."""
         return b"".join([name + b"\0" for name in self.components()])

@@ -18,13 +18,12 @@ from s3backfs.backup.node import Node
 from s3backfs.errors import FileSystemError
 from s3backfs.fs import acl
 from s3backfs.fs.caller import Caller
+from s3backfs.fs.lengths import check_moved
 from s3backfs.manifest.entry import Entry, Extent, Extra, extra_of, settled_extent, with_extra
-from s3backfs.manifest.keys import entry_key, link_key
+from s3backfs.manifest.keys import KEY_MAX_BYTES, entry_key, link_key
 from s3backfs.repository.piece import Piece
 
 NAME_MAX_BYTES = 255
-KEY_MAX_BYTES = 8 * 1024
-"""A longer path has no key in the manifest; the kernel takes half of it in one call at most."""
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -152,6 +151,8 @@ async def rename(parent: Node, name: bytes, new_parent: Node, new_name: bytes, f
     if flags & RENAME_EXCHANGE:
         if other is None:
             raise FileSystemError(errno.ENOENT)
+        await check_moved(other, parent, name)
+        await check_moved(node, new_parent, new_name)
         await _prepare(parent, new_parent, node, other)
         if other is node:
             return
@@ -164,6 +165,7 @@ async def rename(parent: Node, name: bytes, new_parent: Node, new_name: bytes, f
         return
     if other is not None:
         await _check_replaceable(node, other)
+    await check_moved(node, new_parent, new_name)
     await _prepare(parent, new_parent, node, *([other] if other is not None else []))
     _move(parent, name, node, new_parent, new_name, other)
 

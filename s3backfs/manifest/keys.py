@@ -18,6 +18,9 @@ TOP_KEY = b"\0"
 """The key of the top directory's own entry."""
 
 NAME_MAX_BYTES = 255
+KEY_MAX_BYTES = 8192
+"""A longer path has no key; the kernel takes half of it in one call at most."""
+
 LINK_ID_BYTES = 16
 
 LINK_MARK = b"\0"
