@@ -112,6 +112,8 @@ class StoreConfig:
     path_style: bool | None = None
     """None: path-style wherever the endpoint is not Amazon's."""
     connections: int = 16
+    kms_key: str | None = None
+    """The key of AWS's key management service whose key slots this machine trusts."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.connections <= 1024, "--connections must be from 1 to 1024")

@@ -42,6 +42,7 @@ from s3backfs.fuse.door import Door
 from s3backfs.fuse.place import is_on_top
 from s3backfs.fuse.polling import poll_before_sleeping
 from s3backfs.fuse.unmounting import note_helper, run_unmount
+from s3backfs.key_service import unwrapper
 from s3backfs.memory import bound_allocator
 from s3backfs.repository.opening import open_repository
 from s3backfs.repository.repository import Repository, RepositoryOptions, open_for_mount
@@ -111,6 +112,7 @@ class _Mount:
                 WrappedStore(counted, Retrying(patience_s), Impatient(PATIENCE_S, location.url)),
                 passphrase,
                 must_be_encrypted=self._config.must_be_encrypted,
+                unwrap=unwrapper(self._config.store),
             )
             patience = Retrying(patience_s, on_change=self._note_outage)
             store = WrappedStore(counted, patience)

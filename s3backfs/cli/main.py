@@ -11,6 +11,7 @@ from s3backfs import __version__
 from s3backfs.cli.check import check
 from s3backfs.cli.failures import explain
 from s3backfs.cli.init import init
+from s3backfs.cli.key import key
 from s3backfs.cli.listing import list_command
 from s3backfs.cli.mount import mount
 from s3backfs.cli.prune import prune
@@ -40,7 +41,7 @@ def cli() -> None:
     """
 
 
-for _verb in (init, mount, umount, seal, reopen, sync, list_command, status, prune, check):
+for _verb in (init, mount, umount, seal, reopen, sync, list_command, status, prune, check, key):
     cli.add_command(_verb)
 
 

@@ -18,6 +18,7 @@ from s3backfs.config import (
     make_private_dir,
 )
 from s3backfs.format.parameters import Parameters
+from s3backfs.key_service import unwrapper
 from s3backfs.repository.opening import open_repository
 from s3backfs.repository.repository import Repository, RepositoryOptions, open_for_mount
 from s3backfs.store.guarding import Guarding
@@ -51,7 +52,9 @@ async def opened_for_check(
         return (known or ask()).reveal()
 
     async with opened_store(url, config) as store:
-        opened = await open_repository(store, passphrase, must_be_encrypted=known is not None)
+        opened = await open_repository(
+            store, passphrase, must_be_encrypted=known is not None, unwrap=unwrapper(config)
+        )
         with tempfile.TemporaryDirectory(prefix="s3backfs-check-") as scratch:
             options = RepositoryOptions(
                 state_dir=make_private_dir(default_state_dir()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from s3backfs.config import StoreConfig, parse_compression, parse_duration, pars
 from s3backfs.errors import ConfigurationError
 
 URL_VARIABLE = "S3BACKFS_REPOSITORY"
+KMS_VARIABLE = "S3BACKFS_KMS_KEY"
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -60,7 +62,8 @@ def store_options(command: Command) -> Command:
 def store_config(params: dict[str, Any]) -> StoreConfig:
     """Take the values of `store_options` out of a verb's parameters."""
     names = ("endpoint_url", "region", "profile", "ca_bundle", "path_style", "connections")
-    return StoreConfig(**{name: params.pop(name) for name in names})
+    chosen = {name: params.pop(name) for name in names}
+    return StoreConfig(**chosen, kms_key=os.environ.get(KMS_VARIABLE) or None)
 
 
 url_argument = click.argument("url", envvar=URL_VARIABLE)

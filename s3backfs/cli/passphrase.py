@@ -1,7 +1,9 @@
 """Where the passphrase comes from.
 
-In this order: the first line of what S3BACKFS_PASSPHRASE_FILE names, what
-S3BACKFS_PASSPHRASE_COMMAND prints, S3BACKFS_PASSPHRASE itself, a prompt on a terminal.
+In this order: what S3BACKFS_IDENTITY_FILE names, the first line of what S3BACKFS_PASSPHRASE_FILE
+names, what S3BACKFS_PASSPHRASE_COMMAND prints, S3BACKFS_PASSPHRASE itself, a prompt on a terminal.
+A recovery key and a raw key are given in the same ways. That of a new slot comes from the variables
+with S3BACKFS_NEW_ in their names.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -21,6 +23,7 @@ from s3backfs.errors import ConfigurationError
 FILE_VARIABLE = "S3BACKFS_PASSPHRASE_FILE"
 COMMAND_VARIABLE = "S3BACKFS_PASSPHRASE_COMMAND"
 VARIABLE = "S3BACKFS_PASSPHRASE"
+IDENTITY_VARIABLE = "S3BACKFS_IDENTITY_FILE"
 _MAX_BYTES = 64 << 10
 
 
@@ -32,20 +35,48 @@ def take_passphrase() -> Secret | None:
     Raises:
         ConfigurationError: the source cannot be read, or holds nothing.
     """
-    given = {
-        name: os.environ.pop(name, None) for name in (FILE_VARIABLE, COMMAND_VARIABLE, VARIABLE)
-    }
-    readers: dict[str, Callable[[str], bytes]] = {
-        FILE_VARIABLE: _from_file,
-        COMMAND_VARIABLE: _from_command,
-        VARIABLE: os.fsencode,
-    }
+    return _take((IDENTITY_VARIABLE, FILE_VARIABLE, COMMAND_VARIABLE, VARIABLE))
+
+
+def take_new_passphrase() -> Secret | None:
+    """Read the passphrase for a new slot that the environment leads to.
+
+    The variables are removed from the environment, so that no child process inherits them.
+
+    Raises:
+        ConfigurationError: the source cannot be read, or holds nothing.
+    """
+    return _take(tuple(_new(name) for name in (FILE_VARIABLE, COMMAND_VARIABLE, VARIABLE)))
+
+
+def _new(variable: str) -> str:
+    return variable.replace("S3BACKFS_", "S3BACKFS_NEW_", 1)
+
+
+def _take(variables: Sequence[str]) -> Secret | None:
+    given = {name: os.environ.pop(name, None) for name in variables}
     for variable, value in given.items():
         if value is not None:
             if not value:
                 raise ConfigurationError(f"{variable} is set but empty; unset it or give a value")
-            return _checked(readers[variable](value), variable)
+            return _checked(_read(variable, value), variable)
     return None
+
+
+def _read(variable: str, value: str) -> bytes:
+    if variable.endswith("_FILE"):
+        return _from_file(value, variable)
+    if variable.endswith("_COMMAND"):
+        return _from_command(value, variable)
+    return os.fsencode(value)
+
+
+def prompt_new_passphrase() -> Secret:
+    """Ask for the passphrase of a further slot; errors as of `prompt_passphrase`."""
+    if not sys.stdin.isatty():
+        variables = ", ".join(_new(name) for name in (FILE_VARIABLE, COMMAND_VARIABLE))
+        raise ConfigurationError(f"no new passphrase: set {variables} or {_new(VARIABLE)}")
+    return prompt_passphrase(is_new=True)
 
 
 def prompt_passphrase(*, is_new: bool = False) -> Secret:
@@ -72,22 +103,22 @@ def passphrase_reader(known: Secret | None) -> Callable[[], bytes]:
     return read
 
 
-def _from_file(path: str) -> bytes:
+def _from_file(path: str, variable: str) -> bytes:
     try:
         with Path(path).open("rb") as file:
             return file.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigurationError(f"{FILE_VARIABLE}: {path}: {error.strerror}") from error
+        raise ConfigurationError(f"{variable}: {path}: {error.strerror}") from error
 
 
-def _from_command(command: str) -> bytes:
+def _from_command(command: str, variable: str) -> bytes:
     # No shell: words are split as a shell would, nothing is expanded; stderr passes through.
     try:
         ended = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, check=False)
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{COMMAND_VARIABLE}: cannot run it: {error}") from error
+        raise ConfigurationError(f"{variable}: cannot run it: {error}") from error
     if ended.returncode != 0:
-        raise ConfigurationError(f"{COMMAND_VARIABLE}: it ended with status {ended.returncode}")
+        raise ConfigurationError(f"{variable}: it ended with status {ended.returncode}")
     return ended.stdout
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from s3backfs.config import CreateConfig, Secret, StoreConfig
+from s3backfs.key_service import unwrapper
+from s3backfs.repository.new_keys import NewKey
 from s3backfs.repository.opening import CreateOptions, create_repository, open_repository
 from s3backfs.store import retrying
 from s3backfs.store.around import Policy, WrappedStore
@@ -49,7 +51,7 @@ async def opened_store(url: str, config: StoreConfig, *policies: Policy) -> Asyn
             await store.aclose()
 
 
-async def create(config: CreateConfig, passphrase: Secret | None) -> str:
+async def create(config: CreateConfig, secret: NewKey | None) -> str:
     """Make a repository and say its id."""
     options = CreateOptions(
         is_encrypted=config.is_encrypted,
@@ -57,7 +59,6 @@ async def create(config: CreateConfig, passphrase: Secret | None) -> str:
         chunk_bytes=config.chunk_bytes,
         pack_bytes=config.pack_bytes,
     )
-    secret = None if passphrase is None else passphrase.reveal()
     async with opened_store(config.url, config.store) as store:
         opened = await create_repository(store, options, secret)
     return opened.keyring.repository_id.hex()
@@ -73,5 +74,7 @@ async def summarize(
         return (known or ask()).reveal()
 
     async with opened_store(url, config) as store:
-        opened = await open_repository(store, passphrase, must_be_encrypted=known is not None)
+        opened = await open_repository(
+            store, passphrase, must_be_encrypted=known is not None, unwrap=unwrapper(config)
+        )
         return await list_backups(store, opened.keyring)

@@ -73,6 +73,18 @@ class Keyring:
         except KeyError:
             raise IntegrityError(f"it names key epoch {epoch}, which is not known here") from None
 
+    def fingerprint(self, epoch: int) -> str:
+        """Return what a machine may remember of a master without knowing it.
+
+        Raises:
+            IntegrityError: there is no master of this epoch.
+        """
+        return derive(self.master(epoch), b"s3backfs 1 fingerprint", ID_BYTES).hex()
+
+    def with_next(self, master: bytes) -> Keyring:
+        """Return the keyring after a rotation to a new master."""
+        return Keyring(self.encryption, {**self._masters, self.epoch + 1: master})
+
     # -- hashes ------------------------------------------------------------------------------
 
     def chunk_id(self, data: Buffer) -> bytes:

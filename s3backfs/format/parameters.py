@@ -112,6 +112,10 @@ class Locked:
         """Whether a key slot is needed."""
         return self._clear_master is None
 
+    def is_newest(self, master: bytes) -> bool:
+        """Whether a master is the one that repository.json was written with."""
+        return hmac.compare_digest(str(self._fields["mac"]), _mac(self._fields, master))
+
     def unlock(self, epoch: int, master: bytes) -> Keyring:
         """Verify everything with the newest master, and return all masters.
 
@@ -120,7 +124,7 @@ class Locked:
         """
         if epoch != self.epoch:
             raise _damaged(f"the newest key is of epoch {self.epoch}, the slot's of {epoch}")
-        if not hmac.compare_digest(str(self._fields["mac"]), _mac(self._fields, master)):
+        if not self.is_newest(master):
             raise _damaged("it was changed, or its key slot is of another repository")
         keyring = Keyring(self.parameters.encryption, self._all_masters(master))
         if keyring.repository_id != self.repository_id:

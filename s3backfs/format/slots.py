@@ -42,8 +42,6 @@ SALT_BYTES = 16
 COMMITMENT_BYTES = 32
 
 PASSPHRASE = "passphrase"
-RESERVED_KINDS = frozenset(["kms", "raw", "recovery", "x25519"])
-"""Slots that other versions may write; like all unknown kinds they are passed over."""
 
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
@@ -122,7 +120,7 @@ def seal_slot(
     }
     wrapped = nonce + AESGCM(key).encrypt(nonce, master, encode_json(head))
     whole = head | {"wrapped": to_base64(wrapped)}
-    return slot_key(slot_id), encode_json(whole | {"digest": _digest(whole)})
+    return slot_key(slot_id), encode_json(whole | {"digest": slot_digest(whole)})
 
 
 def stretch(passphrase: bytes, salt: bytes, cost: Cost) -> tuple[bytes, bytes]:
@@ -132,10 +130,17 @@ def stretch(passphrase: bytes, salt: bytes, cost: Cost) -> tuple[bytes, bytes]:
         RepositoryError: there is not enough memory.
         IntegrityError: Argon2 knows no such cost.
     """
+    stretched = stretch_secret(passphrase, salt, cost)
+    key = derive(stretched, b"s3backfs 1 slot key", 32)
+    return key, derive(stretched, b"s3backfs 1 slot commitment", COMMITMENT_BYTES)
+
+
+def stretch_secret(passphrase: bytes, salt: bytes, cost: Cost) -> bytes:
+    """Return what Argon2id makes of a passphrase, 32 bytes; errors as of `stretch`."""
     if cost.memory_kib < 8 * cost.lanes:
         raise IntegrityError("a key slot is damaged: Argon2 knows no such cost")
     try:
-        stretched = hash_secret_raw(
+        return hash_secret_raw(
             passphrase, salt, cost.passes, cost.memory_kib, cost.lanes, 32, Type.ID, 19
         )
     except HashingError as error:
@@ -143,11 +148,9 @@ def stretch(passphrase: bytes, salt: bytes, cost: Cost) -> tuple[bytes, bytes]:
             f"the passphrase cannot be checked: {error}"
             f" ({cost.memory_kib // 1024} MiB of memory are needed)"
         ) from error
-    key = derive(stretched, b"s3backfs 1 slot key", 32)
-    return key, derive(stretched, b"s3backfs 1 slot commitment", COMMITMENT_BYTES)
 
 
-def _digest(fields: Mapping[str, Any]) -> str:
+def slot_digest(fields: Mapping[str, Any]) -> str:
     return blake3(encode_json(dict(fields))).hexdigest()
 
 
@@ -179,7 +182,7 @@ def open_slot(key: str, data: bytes, passphrase: bytes) -> Unlocked:
 
 def _read_slot(key: str, data: bytes) -> tuple[_Slot, bytes]:
     try:
-        fields = _read_fields(data)
+        fields = read_slot_fields(data)
         if fields.get("kind") != PASSPHRASE:
             raise UnsupportedFormatError(f"{key}: no slot for a passphrase")
         slot = convert(fields, _Slot)
@@ -191,9 +194,15 @@ def _read_slot(key: str, data: bytes) -> tuple[_Slot, bytes]:
     return slot, encode_json(head)
 
 
-def _read_fields(data: bytes) -> dict[str, Any]:
+def read_slot_fields(data: bytes) -> dict[str, Any]:
+    """Read a slot's JSON and compare its digest.
+
+    Raises:
+        UnsupportedFormatError: of a newer program.
+        IntegrityError: it is damaged.
+    """
     fields = decode_json(data)
-    if fields.get("digest") != _digest({k: v for k, v in fields.items() if k != "digest"}):
+    if fields.get("digest") != slot_digest({k: v for k, v in fields.items() if k != "digest"}):
         raise IntegrityError("the key slot is damaged: it does not match its digest")
     return fields
 
@@ -201,38 +210,21 @@ def _read_fields(data: bytes) -> dict[str, Any]:
 def slot_repository(data: bytes) -> bytes | None:
     """Return the id of the repository that a slot says it belongs to; None where it cannot say."""
     try:
-        return bytes.fromhex(str(_read_fields(data)["repository"]))
+        return bytes.fromhex(str(read_slot_fields(data)["repository"]))
     except (IntegrityError, UnsupportedFormatError, KeyError, ValueError):
         return None
 
 
-def open_slots(slots: Mapping[str, bytes], repository_id: bytes, passphrase: bytes) -> Unlocked:
-    """Unwrap the master key with the first slot that the passphrase opens. Takes long.
-
-    Slots of other kinds, of other repositories and damaged ones do not matter while one opens.
-
-    Raises:
-        WrongKeyError: none opens with this passphrase.
-        IntegrityError: every slot for a passphrase is damaged, or there is none, or too many.
-        UnsupportedFormatError: all slots are of kinds that are not known here.
-    """
-    if len(slots) > MAX_SLOTS:
-        raise IntegrityError(f"there are more than {MAX_SLOTS} key slots", key="keys/")
-    errors: list[RepositoryError | IntegrityError] = []
-    for key, data in sorted(slots.items()):
-        if slot_repository(data) not in (None, repository_id):
-            continue
-        try:
-            return open_slot(key, data, passphrase)
-        except (WrongKeyError, IntegrityError, UnsupportedFormatError) as error:
-            errors.append(error)
-    raise _worst(errors)
+def slot_kind(data: bytes) -> str | None:
+    """Return the kind that a slot says it is of; None where it cannot say."""
+    try:
+        return str(read_slot_fields(data).get("kind"))
+    except (IntegrityError, UnsupportedFormatError):
+        return None
 
 
-def _worst(errors: list[RepositoryError | IntegrityError]) -> RepositoryError | IntegrityError:
-    """Choose what to tell: a wrong passphrase before damage before unknown kinds."""
-    for wanted in (WrongKeyError, IntegrityError, UnsupportedFormatError):
-        for error in errors:
-            if isinstance(error, wanted):
-                return error
-    return IntegrityError("the repository has no key slot: its key is lost", key="keys/")
+def slot_place(data: bytes) -> tuple[bytes, int] | None:
+    """Return repository id and epoch that a slot says it belongs to; None where it cannot say."""
+    repository_id = slot_repository(data)
+    epoch = None if repository_id is None else read_slot_fields(data).get("epoch")
+    return (repository_id, epoch) if repository_id is not None and type(epoch) is int else None

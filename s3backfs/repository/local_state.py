@@ -1,6 +1,8 @@
 """What this machine remembers of a repository: its identity, and who writes from here.
 
     <state>/<repository id>/mode             the encryption mode when it was first opened
+    <state>/<repository id>/epoch            the newest key epoch that was seen, what tells its key
+    <state>/<repository id>/removed          ids of the key slots that were removed from here
     <state>/<repository id>/writers/<id>     one file for each writer id, locked while it is alive
 
 A writer id whose file is not locked belongs to a process that is gone; its open backups may be
@@ -15,7 +17,8 @@ import os
 import secrets
 from pathlib import Path
 
-from s3backfs.errors import RepositoryError
+from s3backfs.errors import IntegrityError, RepositoryError
+from s3backfs.format.keys import Keyring
 from s3backfs.format.refs import ID_BYTES
 
 FINISHING = b"finishing\n"
@@ -122,3 +125,54 @@ def check_pin(directory: Path, mode: str) -> None:
             f"this repository was {pinned} when it was last opened here and is {mode} now; "
             f"if that is what you want, remove {path}"
         )
+
+
+def check_epoch(directory: Path, keyring: Keyring) -> None:
+    """Compare the keys with the newest that this machine saw, and remember them.
+
+    Whoever knew an older master could put back what was before a rotation, or go on from it with
+    masters of their own; writing with these would undo the rotation.
+
+    Raises:
+        RepositoryError: the newest key was known here once and is not among them.
+    """
+    path = directory / "epoch"
+    with contextlib.suppress(FileNotFoundError):
+        _check_seen(path, keyring)
+    line = f"{keyring.epoch} {keyring.fingerprint(keyring.epoch)}\n"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _replace(path, line)
+
+
+def _check_seen(path: Path, keyring: Keyring) -> None:
+    number, _, fingerprint = path.read_text().strip().partition(" ")
+    try:
+        is_known = keyring.fingerprint(int(number)) == fingerprint
+    except (IntegrityError, ValueError):
+        is_known = False
+    if not is_known:
+        raise RepositoryError(
+            f"this machine has seen a newer key (epoch {number}) than the bucket shows now: "
+            f"somebody put old keys back; if that was you, remove {path}"
+        )
+
+
+def removed_slots(directory: Path) -> frozenset[str]:
+    """Return the object keys of the slots that were removed from this machine."""
+    try:
+        return frozenset((directory / "removed").read_text().split())
+    except FileNotFoundError:
+        return frozenset()
+
+
+def remember_removed(directory: Path, slot_keys: frozenset[str]) -> None:
+    """Remember that slots were removed, so that a rotation never takes them up again."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    known = sorted(removed_slots(directory) | slot_keys)
+    _replace(directory / "removed", "".join(f"{key}\n" for key in known))
+
+
+def _replace(path: Path, text: str) -> None:
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.write_text(text)
+    new.replace(path)

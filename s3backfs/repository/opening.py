@@ -9,10 +9,11 @@ Source: docs/format.md, "repository.json", "Key slots".
 from __future__ import annotations
 
 import time
+from base64 import b64decode
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import trio
 
@@ -27,6 +28,7 @@ from s3backfs.errors import (
 )
 from s3backfs.format.canonical import MAX_JSON_BYTES
 from s3backfs.format.frame import Encryption
+from s3backfs.format.holders import open_holder_slot, private_key, read_holder_slot
 from s3backfs.format.keys import Keyring
 from s3backfs.format.parameters import (
     REPOSITORY_KEY,
@@ -36,11 +38,16 @@ from s3backfs.format.parameters import (
     decode_parameters,
     encode_parameters,
 )
-from s3backfs.format.slots import MAX_SLOTS, Cost, open_slots, seal_slot, slot_repository
+from s3backfs.format.slots import MAX_SLOTS, Cost, Unlocked, slot_kind, slot_repository
+from s3backfs.format.unlocking import check_secret, open_slots, slots_of
+from s3backfs.repository.new_keys import NewKey, make_slot
 from s3backfs.store.base import IfAbsent, Listed, Store
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+Unwrap: TypeAlias = Callable[[bytes], Awaitable[bytes]]
+"""Asks the key management service that this machine trusts for the secret in a blob."""
 
 KEYS_PREFIX = "keys/"
 
@@ -63,21 +70,23 @@ class OpenedRepository:
 
     keyring: Keyring
     parameters: Parameters
+    slot_key: str = ""
+    """The slot that opened; empty without encryption."""
 
 
 # -- making -----------------------------------------------------------------------------------
 
 
 async def create_repository(
-    store: Store, options: CreateOptions, passphrase: bytes | None
+    store: Store, options: CreateOptions, secret: bytes | NewKey | None
 ) -> OpenedRepository:
-    """Make a repository in an empty place; on return it is durable.
+    """Make a repository in an empty place; on return it is durable. Bytes are a passphrase.
 
     Raises:
         RepositoryExistsError: there is one, or something foreign; nothing was changed.
         ValueError: a passphrase is missing, or there is one without encryption.
     """
-    if options.is_encrypted != bool(passphrase):
+    if options.is_encrypted != bool(secret):
         raise ValueError("a passphrase is needed with encryption, and only then")
     await _check_vacant(store)
     encryption = Encryption.AES256_GCM if options.is_encrypted else Encryption.NONE
@@ -89,20 +98,25 @@ async def create_repository(
         pack_bytes=options.pack_bytes,
         created_s=int(time.time()),
     )
-    if passphrase:
-        await _store_slot(store, keyring, passphrase, options.cost)
+    if secret:
+        new = secret if isinstance(secret, NewKey) else _by_passphrase(secret, options)
+        await store.put(*await make_slot(new, keyring))
     await _store_parameters(store, encode_parameters(parameters, keyring))
     await _delete_stale_slots(store, keyring.repository_id)
     return OpenedRepository(keyring, parameters)
 
 
+def _by_passphrase(passphrase: bytes, options: CreateOptions) -> NewKey:
+    return NewKey("argon2id", passphrase, cost=options.cost)
+
+
 async def _check_vacant(store: Store) -> None:
     """Refuse a place that holds anything but slots of a repository that never came to be."""
-    for listed in await _list(store, ""):
+    for listed in await list_few(store, ""):
         if listed.key == REPOSITORY_KEY:
             raise RepositoryExistsError(f"{store.url}: there is a repository already")
         is_slot_key = listed.key.startswith(KEYS_PREFIX)
-        if not is_slot_key or slot_repository(await _get_small(store, listed.key)) is None:
+        if not is_slot_key or slot_repository(await get_small(store, listed.key)) is None:
             await _raise_occupied(store, listed.key)
 
 
@@ -117,12 +131,12 @@ async def _raise_occupied(store: Store, key: str) -> None:
     raise RepositoryExistsError(f"{store.url}: there is a repository already")
 
 
-async def _get_small(store: Store, key: str) -> bytes:
+async def get_small(store: Store, key: str) -> bytes:
     """Read an object, but no more of it than any of its kind can have."""
     return (await store.get(key, length=MAX_JSON_BYTES + 1)).data
 
 
-async def _list(store: Store, prefix: str) -> list[Listed]:
+async def list_few(store: Store, prefix: str) -> list[Listed]:
     """List what lies below a prefix, up to more than there can be of slots."""
     found: list[Listed] = []
     async for page in store.list(prefix):
@@ -132,28 +146,20 @@ async def _list(store: Store, prefix: str) -> list[Listed]:
     return found
 
 
-async def _store_slot(store: Store, keyring: Keyring, passphrase: bytes, cost: Cost | None) -> None:
-    master = keyring.master(keyring.epoch)
-    key, data = await trio.to_thread.run_sync(
-        seal_slot, passphrase, keyring.repository_id, keyring.epoch, master, cost
-    )
-    await store.put(key, data)
-
-
 async def _store_parameters(store: Store, data: bytes) -> None:
     # A failed condition can mean that the answer was lost and the same bytes were sent again, and
     # a fulfilled one that conditions are ignored and two create at once: read back in any case.
     with suppress(PreconditionFailedError):
         await store.put(REPOSITORY_KEY, data, condition=IfAbsent())
-    if await _get_small(store, REPOSITORY_KEY) != data:
+    if await get_small(store, REPOSITORY_KEY) != data:
         raise RepositoryExistsError(f"{store.url}: another repository has just been made here")
 
 
 async def _delete_stale_slots(store: Store, repository_id: bytes) -> None:
     """Remove slots that an interrupted creation left."""
     stale = []
-    for listed in await _list(store, KEYS_PREFIX):
-        owner = slot_repository(await _get_small(store, listed.key))
+    for listed in await list_few(store, KEYS_PREFIX):
+        owner = slot_repository(await get_small(store, listed.key))
         if owner is not None and owner != repository_id:
             stale.append(listed.key)
     if stale:
@@ -168,12 +174,14 @@ async def open_repository(
     passphrase: Callable[[], bytes] | None,
     *,
     must_be_encrypted: bool = False,
+    unwrap: Unwrap | None = None,
 ) -> OpenedRepository:
     """Read and verify what a repository is, with two round trips to the store.
 
     `passphrase` is called once it is known to be needed; it may ask a person. With
     `must_be_encrypted` (a passphrase is configured) a repository without encryption is refused:
-    whoever can write to the bucket could have put it there.
+    whoever can write to the bucket could have put it there. The same holds of `unwrap`, which
+    is asked for slots of a key management service before anybody is asked for a passphrase.
 
     Raises:
         RepositoryMissingError: there is none.
@@ -183,23 +191,71 @@ async def open_repository(
     """
     locked, listed = await _look(store)
     if not locked.is_encrypted:
-        if must_be_encrypted:
+        if must_be_encrypted or unwrap is not None:
             raise WrongKeyError(
                 f"{store.url}: this repository is not encrypted, but a passphrase is configured;"
                 " unset it if you trust this bucket"
             )
         return OpenedRepository(locked.unlock_clear(), locked.parameters)
+    slots = await load_slots(store, listed)
+    if _is_overtaken(locked, slots):
+        # A rotation came between the two answers.
+        locked, listed = await _look(store)
+        slots = await load_slots(store, listed)
+    if unwrap is not None:
+        by_kms = await _unlock_by_kms(locked, slots, unwrap)
+        if by_kms is not None:
+            return _opened(locked, by_kms)
     if passphrase is None:
         raise WrongKeyError(f"{store.url}: this repository is encrypted and needs a passphrase")
-    slots = await _load_slots(store, listed)
-    keyring = await _unlock(store, locked, slots, passphrase())
-    return OpenedRepository(keyring, locked.parameters)
+    return _opened(locked, await _unlock(store, locked, slots, passphrase()))
+
+
+def _opened(locked: Locked, unlocked: Unlocked) -> OpenedRepository:
+    try:
+        keyring = locked.unlock(unlocked.epoch, unlocked.master)
+    except IntegrityError as error:
+        raise _with_remedy(error) from error
+    return OpenedRepository(keyring, locked.parameters, unlocked.slot_key)
+
+
+def _is_overtaken(locked: Locked, slots: dict[str, bytes]) -> bool:
+    if len(slots) > MAX_SLOTS:
+        return False
+    return bool(slots) and not slots_of(slots, locked.repository_id, locked.epoch)
+
+
+async def _unlock_by_kms(
+    locked: Locked, slots: dict[str, bytes], unwrap: Unwrap
+) -> Unlocked | None:
+    """Try the slots of a key management service; None where another kind may open.
+
+    Raises:
+        S3backfsError: there are no slots of another kind.
+    """
+    own = slots_of(slots, locked.repository_id, locked.epoch)
+    by_kms = [key for key, data in own.items() if slot_kind(data) == "kms"]
+    failure: S3backfsError | None = None
+    for key in by_kms:
+        try:
+            slot = read_holder_slot(key, own[key])
+            if slot.holder.kms is None:
+                continue
+            secret = await unwrap(b64decode(slot.holder.kms.blob))
+            unlocked = open_holder_slot(slot, private_key("kms", secret))
+            if locked.is_newest(unlocked.master):
+                return unlocked
+        except S3backfsError as error:
+            failure = error
+    if failure is not None and len(by_kms) == len(own):
+        raise failure
+    return None
 
 
 async def _look(store: Store) -> tuple[Locked, list[Listed]]:
     """Get repository.json and list the slots, at once."""
     fetched, listed = await _both(
-        lambda: _get_small(store, REPOSITORY_KEY), lambda: _list(store, KEYS_PREFIX)
+        lambda: get_small(store, REPOSITORY_KEY), lambda: list_few(store, KEYS_PREFIX)
     )
     if isinstance(fetched, ObjectMissingError):
         raise _missing(store, listed) from fetched
@@ -249,14 +305,14 @@ def _missing(store: Store, slots: Sequence[Listed] | S3backfsError) -> Repositor
     )
 
 
-async def _load_slots(store: Store, listed: Sequence[Listed]) -> dict[str, bytes]:
+async def load_slots(store: Store, listed: Sequence[Listed]) -> dict[str, bytes]:
     """Read all slots at once; one that vanished since is none."""
     slots: dict[str, bytes] = {}
     errors: list[S3backfsError] = []
 
     async def load(slot: Listed) -> None:
         try:
-            slots[slot.key] = await _get_small(store, slot.key)
+            slots[slot.key] = await get_small(store, slot.key)
         except ObjectMissingError:
             pass
         except S3backfsError as error:
@@ -275,15 +331,13 @@ def _with_remedy(error: IntegrityError) -> IntegrityError:
     return IntegrityError(text, key=error.key, offset=error.offset)
 
 
-async def _unlock(
-    store: Store, locked: Locked, slots: dict[str, bytes], passphrase: bytes
-) -> Keyring:
+async def _unlock(store: Store, locked: Locked, slots: dict[str, bytes], secret: bytes) -> Unlocked:
     try:
-        unlocked = await trio.to_thread.run_sync(
-            open_slots, slots, locked.repository_id, passphrase
+        return await trio.to_thread.run_sync(
+            open_slots, slots, locked.repository_id, locked.epoch, secret, locked.is_newest
         )
-        return locked.unlock(unlocked.epoch, unlocked.master)
     except WrongKeyError as error:
+        check_secret(secret)
         raise WrongKeyError(f"{store.url}: {error}; no key slot opens with it") from error
     except IntegrityError as error:
         raise _with_remedy(error) from error

@@ -18,7 +18,12 @@ from s3backfs.repository.cache import DiskCache
 from s3backfs.repository.condemned import CondemnedSets
 from s3backfs.repository.index import ChunkIndex
 from s3backfs.repository.leases import LEASE_S, WriterLease, boot_time_s
-from s3backfs.repository.local_state import WriterIdentity, check_pin, is_one_finishing
+from s3backfs.repository.local_state import (
+    WriterIdentity,
+    check_epoch,
+    check_pin,
+    is_one_finishing,
+)
 from s3backfs.repository.opening import OpenedRepository
 from s3backfs.repository.piece import Piece
 from s3backfs.repository.reader import Caches, Reader, ReaderLimits
@@ -151,6 +156,7 @@ async def open_for_mount(
     own_name = keyring.repository_id.hex()
     state_dir, cache_dir = options.state_dir / own_name, options.cache_dir / own_name
     check_pin(state_dir, str(keyring.encryption))
+    check_epoch(state_dir, keyring)
     cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity = notes = None
     if not options.is_read_only:

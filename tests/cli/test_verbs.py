@@ -19,7 +19,19 @@ from s3backfs.errors import ConfigurationError, S3backfsError, WrongKeyError
 
 from .conftest import Runner
 
-VERBS = ["init", "list", "mount", "reopen", "seal", "status", "sync", "umount"]
+VERBS = [
+    "check",
+    "init",
+    "key",
+    "list",
+    "mount",
+    "prune",
+    "reopen",
+    "seal",
+    "status",
+    "sync",
+    "umount",
+]
 
 
 def test_verbs_are_a_contract() -> None:

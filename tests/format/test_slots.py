@@ -25,10 +25,10 @@ from s3backfs.format.slots import (
     Cost,
     Unlocked,
     open_slot,
-    open_slots,
     seal_slot,
     slot_repository,
 )
+from s3backfs.format.unlocking import open_slots
 from tests.format.samples import (
     AES,
     CLEAR,
@@ -49,7 +49,7 @@ def changed(data: bytes, **fields: Any) -> bytes:
     """The slot with other fields and a digest that fits."""
     value = json.loads(data) | fields
     value.pop("digest", None)
-    return encode_json(value | {"digest": slots._digest(value)})
+    return encode_json(value | {"digest": slots.slot_digest(value)})
 
 
 # -- slots ------------------------------------------------------------------------------------
@@ -119,26 +119,26 @@ def test_one_of_many() -> None:
         KEY: SLOT,
         other_key: other,
         foreign_key: foreign,
-        "keys/0.json": changed(SLOT, kind="kms"),
+        "keys/0.json": changed(SLOT, kind="palm"),
         "keys/00.json": b"{",
         "keys/000.json": changed(SLOT, format=2),
     }
-    assert open_slots(known, REPOSITORY, b"secret").master == MASTER_0
-    assert open_slots(known, REPOSITORY, b"another").slot_key == other_key
+    assert open_slots(known, REPOSITORY, 0, b"secret").master == MASTER_0
+    assert open_slots(known, REPOSITORY, 0, b"another").slot_key == other_key
     with pytest.raises(WrongKeyError):
-        open_slots(known, REPOSITORY, b"wrong")
+        open_slots(known, REPOSITORY, 0, b"wrong")
 
 
 def test_no_slot_opens() -> None:
     """Without a slot to try, damage, newer slots and none at all are told apart."""
     with pytest.raises(IntegrityError, match="no key slot"):
-        open_slots({}, REPOSITORY, b"secret")
+        open_slots({}, REPOSITORY, 0, b"secret")
     with pytest.raises(IntegrityError, match=r"keys/0\.json"):
-        open_slots({"keys/0.json": b"{"}, REPOSITORY, b"secret")
+        open_slots({"keys/0.json": b"{"}, REPOSITORY, 0, b"secret")
     with pytest.raises(UnsupportedFormatError):
-        open_slots({KEY: changed(SLOT, kind="kms")}, REPOSITORY, b"secret")
+        open_slots({KEY: changed(SLOT, kind="palm")}, REPOSITORY, 0, b"secret")
     with pytest.raises(IntegrityError, match="more than 32"):
-        open_slots({f"keys/{number}.json": SLOT for number in range(33)}, REPOSITORY, b"secret")
+        open_slots({f"keys/{number}.json": SLOT for number in range(33)}, REPOSITORY, 0, b"secret")
 
 
 # -- repository.json --------------------------------------------------------------------------

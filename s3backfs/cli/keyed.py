@@ -1,0 +1,43 @@
+"""A repository opened to change its keys, for one verb."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from s3backfs.cli.passphrase import passphrase_reader, take_passphrase
+from s3backfs.config import StoreConfig, default_state_dir, make_private_dir
+from s3backfs.store.location import parse_url
+
+if TYPE_CHECKING:
+    from s3backfs.repository.keyslots import KeyedRepository
+
+T = TypeVar("T")
+
+
+def run_keyed(url: str, config: StoreConfig, act: Callable[[KeyedRepository], Awaitable[T]]) -> T:
+    """Open a repository by what the environment leads to, and act on its keys.
+
+    Raises:
+        S3backfsError: it cannot be opened, or has no keys; else what `act` raises.
+    """
+    import trio  # slow to import
+
+    from s3backfs.cli.stores import opened_store
+    from s3backfs.key_service import unwrapper
+    from s3backfs.repository.keyslots import open_for_keys
+
+    known = take_passphrase()
+
+    async def open_and_act() -> T:
+        async with opened_store(parse_url(url).url, config) as store:
+            keys = await open_for_keys(
+                store,
+                passphrase_reader(known),
+                make_private_dir(default_state_dir()),
+                must_be_encrypted=known is not None,
+                unwrap=unwrapper(config),
+            )
+            return await act(keys)
+
+    return trio.run(open_and_act)

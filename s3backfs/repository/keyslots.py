@@ -1,0 +1,269 @@
+"""The key slots of a repository: who can open it. Adding, removing and replacing them.
+
+Every change stores what is new before it removes what is old, so that a crash in between leaves a
+slot too many and never one too few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from s3backfs.errors import (
+    ConfigurationError,
+    IntegrityError,
+    PreconditionFailedError,
+    RepositoryBusyError,
+    UnsupportedFormatError,
+)
+from s3backfs.format.holders import Holder, is_made_with, read_holder_slot
+from s3backfs.format.parameters import REPOSITORY_KEY, decode_parameters
+from s3backfs.format.slots import PASSPHRASE, slot_kind, slot_place
+from s3backfs.repository.local_state import (
+    check_epoch,
+    check_pin,
+    remember_removed,
+    removed_slots,
+)
+from s3backfs.repository.new_keys import NewKey, make_slot
+from s3backfs.repository.opening import (
+    KEYS_PREFIX,
+    OpenedRepository,
+    Unwrap,
+    get_small,
+    list_few,
+    load_slots,
+    open_repository,
+)
+from s3backfs.store.base import IfAbsent, Store
+
+MAX_KEPT = 15
+"""Slots of one epoch: a rotation needs as many again, and 32 is the most a reader takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeySlot:
+    """One slot as it stands in the bucket."""
+
+    key: str
+    data: bytes
+    kind: str
+    epoch: int | None
+    is_proven: bool
+    """Made by one who had the newest master, or just opened; all else may be a forgery."""
+    is_own: bool
+    """Of this repository and its newest epoch, as it says itself."""
+    is_open: bool
+    """The one that has just opened the repository."""
+    modified_ns: int
+    holder: Holder | None = None
+
+    @property
+    def slot_id(self) -> str:
+        return self.key.removeprefix(KEYS_PREFIX).removesuffix(".json")
+
+    @property
+    def label(self) -> str:
+        return "" if self.holder is None else self.holder.label
+
+    def __str__(self) -> str:
+        return f"{self.slot_id[:8]} ({self.label or self.kind})"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedRepository:
+    """A repository that was opened to change its keys. Its repr shows no secret."""
+
+    store: Store
+    opened: OpenedRepository
+    secret: bytes
+    """What opened it; empty if that was a key management service."""
+    state_dir: Path
+
+    def __repr__(self) -> str:
+        return f"KeyedRepository({self.store.url!r})"
+
+    @property
+    def epoch(self) -> int:
+        return self.opened.keyring.epoch
+
+    @property
+    def master(self) -> bytes:
+        return self.opened.keyring.master(self.epoch)
+
+
+async def open_for_keys(
+    store: Store,
+    secret: Callable[[], bytes],
+    state_dir: Path,
+    *,
+    must_be_encrypted: bool,
+    unwrap: Unwrap | None = None,
+) -> KeyedRepository:
+    """Open a repository to change its keys; errors as of `open_repository`.
+
+    Raises:
+        ConfigurationError: it has no encryption, and thus no keys.
+        RepositoryError: it is not what this machine has seen before.
+    """
+    given: list[bytes] = []
+
+    def keep() -> bytes:
+        given.append(secret())
+        return given[-1]
+
+    opened = await open_repository(store, keep, must_be_encrypted=must_be_encrypted, unwrap=unwrap)
+    keyring = opened.keyring
+    if not opened.slot_key:
+        raise ConfigurationError(f"{store.url}: this repository is not encrypted: it has no keys")
+    own_dir = state_dir / keyring.repository_id.hex()
+    check_pin(own_dir, str(keyring.encryption))
+    check_epoch(own_dir, keyring)
+    return KeyedRepository(store, opened, given[-1] if given else b"", own_dir)
+
+
+# -- looking ----------------------------------------------------------------------------------
+
+
+async def list_slots(keys: KeyedRepository) -> list[KeySlot]:
+    """Read all slots, with those of other repositories and epochs."""
+    listed = await list_few(keys.store, KEYS_PREFIX)
+    slots = await load_slots(keys.store, listed)
+    times_ns = {found.key: found.modified_ns for found in listed}
+    return [_describe(keys, key, data, times_ns[key]) for key, data in sorted(slots.items())]
+
+
+def _describe(keys: KeyedRepository, key: str, data: bytes, modified_ns: int) -> KeySlot:
+    place = slot_place(data)
+    is_own = place == (keys.opened.keyring.repository_id, keys.epoch)
+    is_open = key == keys.opened.slot_key
+    epoch = None if place is None else place[1]
+    kind = slot_kind(data) or "damaged"
+    if kind == PASSPHRASE:
+        return KeySlot(key, data, kind, epoch, is_open, is_own, is_open, modified_ns)
+    try:
+        slot = read_holder_slot(key, data)
+    except (IntegrityError, UnsupportedFormatError):
+        return KeySlot(key, data, kind, epoch, False, is_own, False, modified_ns)
+    is_proven = is_own and is_made_with(slot, keys.master)
+    return KeySlot(key, data, kind, epoch, is_proven, is_own, is_open, modified_ns, slot.holder)
+
+
+def find_slot(slots: Iterable[KeySlot], name: str) -> KeySlot:
+    """Find the slot that a person means: by its label, or by how its id begins.
+
+    Raises:
+        ConfigurationError: none, or more than one.
+    """
+    found = [slot for slot in slots if name and (slot.label == name or slot.slot_id == name)]
+    if not found and len(name) >= 4:
+        found = [slot for slot in slots if slot.slot_id.startswith(name.lower())]
+    if len(found) != 1:
+        what = "more than one" if found else "no"
+        raise ConfigurationError(f"there is {what} key slot {name!a} (see s3backfs key list)")
+    return found[0]
+
+
+# -- changing ---------------------------------------------------------------------------------
+
+
+async def add_slot(keys: KeyedRepository, new: NewKey) -> KeySlot:
+    """Let somebody else open the repository too; durable on return.
+
+    Raises:
+        ConfigurationError: there are too many slots, or one with this label.
+        RepositoryBusyError: the key was rotated meanwhile, so that the slot would open nothing.
+    """
+    slots = await list_slots(keys)
+    _check_room(slots, new.label)
+    return await _store_new(keys, new)
+
+
+def _check_room(slots: list[KeySlot], label: str) -> None:
+    own = [slot for slot in slots if slot.is_own]
+    if len(own) >= MAX_KEPT:
+        raise ConfigurationError(f"there are {MAX_KEPT} key slots already: remove one first")
+    if label and any(slot.label == label for slot in own):
+        raise ConfigurationError(f"there is a key slot {label!a} already: choose another label")
+
+
+async def _store_new(keys: KeyedRepository, new: NewKey) -> KeySlot:
+    key, data = await make_slot(new, keys.opened.keyring)
+    made = _describe(keys, key, data, 0)
+    assert made.is_proven
+    await put_new(keys.store, key, data)
+    if not await _is_epoch_current(keys):
+        await keys.store.delete([key])
+        raise RepositoryBusyError("the key was rotated meanwhile: do it again")
+    return made
+
+
+async def put_new(store: Store, key: str, data: bytes) -> None:
+    """Store an object under a name that nobody else chooses, and read it back."""
+    # Where the answer to the first try was lost, what counts is what stands there.
+    with suppress(PreconditionFailedError):
+        await store.put(key, data, condition=IfAbsent())
+    if await get_small(store, key) != data:
+        raise IntegrityError("what was stored is not what stands there", key=key)
+
+
+async def _is_epoch_current(keys: KeyedRepository) -> bool:
+    return decode_parameters(await get_small(keys.store, REPOSITORY_KEY)).is_newest(keys.master)
+
+
+async def remove_slot(keys: KeyedRepository, name: str) -> KeySlot:
+    """Take a slot away; what it opened stays open to who has copied the key.
+
+    Raises:
+        ConfigurationError: it is the last one, or there is no such slot.
+    """
+    slots = await list_slots(keys)
+    gone = find_slot(slots, name)
+    _check_rest(slot for slot in slots if slot.key != gone.key)
+    await _remove(keys, gone)
+    return gone
+
+
+def _check_rest(rest: Iterable[KeySlot]) -> None:
+    if not any(slot.is_proven for slot in rest):
+        raise ConfigurationError(
+            "no key slot that surely opens would be left: add another one first (s3backfs key add)"
+        )
+
+
+async def _remove(keys: KeyedRepository, gone: KeySlot) -> None:
+    await keys.store.delete([gone.key])
+    if not any(slot.is_proven for slot in await list_slots(keys)):
+        # Somebody else has removed the other one at the same time.
+        await keys.store.put(gone.key, gone.data)
+        raise RepositoryBusyError("another key slot was removed at the same time: this one stays")
+    remember_removed(keys.state_dir, frozenset([gone.key]))
+
+
+async def replace_passphrase(
+    keys: KeyedRepository, name: str | None, new: NewKey
+) -> tuple[KeySlot, KeySlot]:
+    """Put a new passphrase in the place of an old one; return the old slot and the new.
+
+    Without a name it is the slot that has just opened.
+
+    Raises:
+        ConfigurationError: that is none with a passphrase.
+    """
+    slots = await list_slots(keys)
+    old = find_slot(slots, name or keys.opened.slot_key.removeprefix(KEYS_PREFIX)[:32])
+    if old.kind not in (PASSPHRASE, "argon2id"):
+        raise ConfigurationError(
+            f"key slot {old} is none with a passphrase: name one by --slot (see s3backfs key list)"
+        )
+    label = old.label or new.label
+    made = await _store_new(keys, NewKey(new.kind, new.secret, label, new.cost))
+    await _remove(keys, old)
+    return old, made
+
+
+def was_removed_here(keys: KeyedRepository, slot: KeySlot) -> bool:
+    """Whether this machine has removed a slot that stands there again."""
+    return slot.key in removed_slots(keys.state_dir)
