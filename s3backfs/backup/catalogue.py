@@ -24,6 +24,7 @@ from s3backfs.backup.standing import Standing
 from s3backfs.errors import (
     FileSystemError,
     ObjectMissingError,
+    OwnershipLostError,
     RepositoryExistsError,
     S3backfsError,
 )
@@ -221,7 +222,9 @@ class Catalogue:
         """Remove one's own open backup for good."""
         self._check_writable()
         async with backup.changing():
-            await self._roots.bury(await self._proven(backup))
+            held = await self._proven(backup)
+            with backup.noting_loss():
+                await self._roots.bury(held)
         self._forget(backup.name)
 
     async def forget(self, backup: Backup) -> None:
@@ -296,13 +299,29 @@ class Catalogue:
             OwnershipLostError: another writer has changed it just now.
         """
         self._check_writable()
-        known = backup.root.top
-        held = await self._roots.take_over(backup.held)
+        known, before = backup.root.top, backup.held
+        held = await self._roots.take_over(before)
+        if not self.repository.is_own_writer(before.root.owner.writer):
+            await self._check_stays(before)
         if held.root.top == known:
             backup.held = held
         else:
             backup.take_newer(held)
         backup.is_own = backup.is_resumed = True
+
+    async def _check_stays(self, before: HeldRoot) -> None:
+        """After a take-over: see whether the owner was renaming or removing the backup just then.
+
+        Raises:
+            OwnershipLostError: it was; look again.
+        """
+        store, keyring = self.repository.store, self.repository.keyring
+        found, beside = await look(store, keyring)
+        fresh = [entry for name, entry in found.items() if name not in self.backups]
+        loaded = [held for _, held in await load_all(store, keyring, fresh)]
+        backup_ids = {held.root.backup_id for held in loaded if isinstance(held, HeldRoot)}
+        if beside.is_gone(before.root) or before.root.backup_id in backup_ids:
+            raise OwnershipLostError("the owner of this open backup is renaming or removing it")
 
     async def _claim(self, backup: Backup) -> None:
         """Take an open backup of another writer over, if that writer's lease has run out.
@@ -371,7 +390,11 @@ class Catalogue:
             old = await self._proven(backup)
             root = msgspec.structs.replace(backup.root, name=new_name)
             store = self._roots.create_sealed if backup.is_sealed else self._roots.create
-            backup.held = await store(root)
+            held = await store(root)
+            if not backup.is_sealed:
+                with backup.noting_loss():
+                    await self._roots.check_renamed(old, held)
+            backup.held = held
             # No await from here: from now on this is its name, whatever becomes of the old one.
             del self.backups[old_name]
             self.backups[new_name] = backup

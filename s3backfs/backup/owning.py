@@ -184,10 +184,43 @@ class RootWriter:
         """Remove an open root for good: a late duplicate of it must not bring the backup back.
 
         Raises:
+            OwnershipLostError: another writer has taken the backup over.
             StoreError: the root could not be removed.
         """
-        await self._store.put(Copy.of(held.root).grave_key, b"gone")
+        grave = Copy.of(held.root).grave_key
+        await self._store.put(grave, b"gone")
+        try:
+            await self._check_owned(held)
+        except OwnershipLostError:
+            await self._remove([grave])
+            raise
         await self.remove(held)
+
+    async def check_renamed(self, old: HeldRoot, new: HeldRoot) -> None:
+        """Before the old name of an open backup goes: give the new one up if it was taken over.
+
+        Who takes over looks for new names and graves afterwards, so that one sees the other.
+
+        Raises:
+            OwnershipLostError: another writer has taken it over under its old name.
+        """
+        try:
+            await self._check_owned(old)
+        except OwnershipLostError:
+            await self._remove([new.key, Copy.of(new.root).key])
+            raise
+
+    async def _check_owned(self, held: HeldRoot) -> None:
+        """Make sure that nobody else has raised the epoch of a root that is about to be removed."""
+        if not await self._is_conditional():
+            # Where prune has raised it, the backup is this writer's all the same.
+            with suppress(_FencedError):
+                await self._check_epochs(held.root)
+            return
+        with suppress(ObjectMissingError):
+            found = await load_root(self._store, self._repository.keyring, held.key)
+            if found.root.owner.writer != held.root.owner.writer:
+                raise OwnershipLostError("this open backup was taken over by another writer")
 
     async def remove(self, held: HeldRoot) -> None:
         """Remove an open root and its copies.

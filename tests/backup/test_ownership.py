@@ -344,3 +344,48 @@ async def test_a_late_root_of_a_removed_backup(is_careful: bool, tmp_path: Path)
         await third.write_file(NAME, b"new", data=b"new")
         await third.sync(NAME)
     assert await visible(place) == {NAME: {b"new": b"new"}}
+
+
+@pytest.mark.parametrize("is_careful", [True, False])
+@pytest.mark.parametrize("what", ["rename", "remove"])
+@pytest.mark.parametrize("seed", range(12))
+async def test_a_take_over_while_the_owner_renames_or_removes(
+    seed: int, what: str, is_careful: bool, tmp_path: Path
+) -> None:
+    """However they meet, what the new owner has acknowledged is there in the end, once."""
+    randomness = random.Random(seed)
+    memory = MemoryStore()
+    place = await new_place(memory, tmp_path)
+    journal = Journal(memory.objects, randomness, enforce_conditions=is_careful)
+    place.store = journal
+    acknowledged: list[bytes] = []
+
+    async def leave(machine: Machine) -> None:
+        for _ in range(randomness.randrange(30)):
+            await trio.lowlevel.checkpoint()
+        with suppress(S3backfsError):
+            if what == "rename":
+                await machine.fs.root.rename(NAME, b"tuesday", 0)
+            else:
+                await machine.fs.root.remove(NAME)
+
+    async def take_over(machine: Machine) -> None:
+        for _ in range(randomness.randrange(30)):
+            await trio.lowlevel.checkpoint()
+        with suppress(S3backfsError):
+            await machine.catalogue.take_over(machine.catalogue.backups[NAME])
+            await machine.write_file(NAME, b"new", data=b"new")
+            await machine.sync(NAME)
+            acknowledged.append(b"new")
+
+    async with place.machine("first") as first, place.machine("second") as second:
+        await first.make_backup(NAME)
+        await second.catalogue.refresh(is_forced=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave, first)
+            nursery.start_soon(take_over, second)
+    found = await visible(place)
+    assert len(found) <= 1
+    for files in found.values():
+        assert set(acknowledged) <= set(files)
+    assert found or not acknowledged
