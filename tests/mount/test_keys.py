@@ -1,0 +1,71 @@
+"""Rotated keys on real mounts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.mounts import Machine
+from tests.servers import Server
+
+pytestmark = pytest.mark.mount
+
+
+def test_rotation_between_mounts(machine: Machine, other: Machine) -> None:
+    """After a rotation every machine reads what was written before and after it."""
+    with machine.mounted() as mount:
+        (mount.path / "before").mkdir()
+        (mount.path / "before/file").write_bytes(b"old " * 500_000)
+    machine.run("key", "rotate")
+    with machine.mounted() as mount:
+        assert (mount.path / "before/file").read_bytes() == b"old " * 500_000
+        (mount.path / "after").mkdir()
+        (mount.path / "after/file").write_bytes(b"new " * 500_000)
+        (mount.path / "after/same").write_bytes((mount.path / "before/file").read_bytes())
+    with other.mounted("--read-only") as mount:
+        assert (mount.path / "before/file").read_bytes() == b"old " * 500_000
+        assert (mount.path / "after/file").read_bytes() == b"new " * 500_000
+        assert (mount.path / "after/same").read_bytes() == b"old " * 500_000
+    names = {row["name"] for row in json.loads(other.run("list", "--json").stdout)}
+    assert names == {"before", "after"}
+
+
+def test_rotation_under_a_mount(machine: Machine, other: Machine) -> None:
+    """A mount that runs during a rotation goes on with the old key, and loses nothing."""
+    with machine.mounted() as mount:
+        (mount.path / "during").mkdir()
+        (mount.path / "during/first").write_bytes(b"1" * 100_000)
+        machine.run("sync", str(mount.path))
+        other.run("key", "rotate")
+        with other.mounted() as second:
+            (second.path / "new").mkdir()
+            (second.path / "new/file").write_bytes(b"2" * 100_000)
+        (mount.path / "during/second").write_bytes(b"3" * 100_000)
+        assert (mount.path / "during/first").read_bytes() == b"1" * 100_000
+        assert "during" in [path.name for path in mount.path.iterdir()]
+    with other.mounted("--read-only") as mount:
+        assert (mount.path / "during/first").read_bytes() == b"1" * 100_000
+        assert (mount.path / "during/second").read_bytes() == b"3" * 100_000
+        assert (mount.path / "new/file").read_bytes() == b"2" * 100_000
+    listed = json.loads(other.run("list", "--json").stdout)
+    assert {row["name"]: row["state"] for row in listed} == {"during": "sealed", "new": "sealed"}
+
+
+def test_old_keys_put_back(machine: Machine, server: Server) -> None:
+    """A machine that has seen a rotation does not mount what stood there before it."""
+    bucket, _, prefix = machine.url.removeprefix("s3://").partition("/")
+    client = server.client()
+    found = client.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
+    before = {
+        item["Key"]: client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
+        for item in found
+    }
+    machine.run("key", "rotate")
+    for key, data in before.items():
+        client.put_object(Bucket=bucket, Key=key, Body=data)
+    client.close()
+    mountpoint = machine.home / "refused"
+    mountpoint.mkdir()
+    done = machine.run("mount", machine.url, str(mountpoint), check=False)
+    assert (done.returncode, "old keys back" in done.stderr) == (10, True)
