@@ -63,6 +63,32 @@ def test_rename_refuses_what_posix_refuses(backup: Path) -> None:
     assert error_of(os.rename, backup / "none", backup / "file") == "ENOENT"
 
 
+def make_deep(top: Path, name: str, depth: int) -> int:
+    """Make directories with the longest names below each other; give the last one, opened."""
+    (top / name).mkdir()
+    descriptor = os.open(top / name, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("n" * 255, dir_fd=descriptor)
+        below = os.open("n" * 255, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    return descriptor
+
+
+def test_a_directory_is_not_moved_too_deep(backup: Path) -> None:
+    """A move that would make a path longer than 8 KiB is ENAMETOOLONG, and changes nothing."""
+    os.close(make_deep(backup, "moved", 20))
+    target = make_deep(backup, "target", 20)
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.ENAMETOOLONG)):
+            os.rename(backup / "moved", "moved", dst_dir_fd=target)
+        os.mkdir("small", dir_fd=target)
+    finally:
+        os.fsync(target)
+        os.close(target)
+    assert (backup / "moved").is_dir()
+
+
 def test_rename_of_one_file_onto_itself_does_nothing(backup: Path) -> None:
     """Two names of one inode both stay when one is renamed onto the other."""
     (backup / "a").touch()

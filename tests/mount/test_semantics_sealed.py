@@ -75,6 +75,13 @@ def test_moving_between_backups(sealed: Path, backup: Path) -> None:
     assert error_of(os.rename, sealed / "file", backup / "new") == "EXDEV"
 
 
+def test_access_says_what_the_mode_says(sealed: Path) -> None:
+    """access(W_OK) of root succeeds where every write is EROFS."""
+    assert os.access(sealed / "file", os.W_OK)
+    assert os.access(sealed, os.W_OK)
+    assert error_of(os.open, sealed / "file", os.O_WRONLY) == "EROFS"
+
+
 def test_reading_changes_nothing(sealed: Path) -> None:
     """Reading leaves atime, and everything else, as it was."""
     before = os.stat(sealed / "file")
