@@ -142,10 +142,14 @@ async def remove_xattr(node: Node, name: bytes) -> None:
     """Remove one extended attribute.
 
     Raises:
-        FileSystemError: EROFS, ENODATA.
+        FileSystemError: EROFS, EOPNOTSUPP, ENODATA.
     """
+    _check_xattr_name(name)
     xattrs = dict(extra_of(await _changeable(node)).xattrs)
     if xattrs.pop(name, None) is None:
+        if name in (acl.ACCESS, acl.DEFAULT):
+            # The mode is the list then, and no list at all is what was asked for.
+            return
         raise FileSystemError(errno.ENODATA)
     _replace_xattrs(node, xattrs)
 
@@ -154,8 +158,9 @@ async def get_xattr(node: Node, name: bytes) -> bytes:
     """Read one extended attribute.
 
     Raises:
-        FileSystemError: ENODATA.
+        FileSystemError: EOPNOTSUPP, ENODATA.
     """
+    _check_xattr_name(name)
     entry = await node.backup.names.present_entry(node)
     value = extra_of(entry).xattrs.get(name) if entry.extra is not None else None
     if value is None:

@@ -12,6 +12,7 @@ import trio
 from s3backfs.backup.node import Node
 from s3backfs.errors import FileSystemError, S3backfsError
 from s3backfs.fs.content import FileContent, check_size
+from s3backfs.fs.privileges import drop_privileges
 from s3backfs.repository.repository import Repository
 
 
@@ -66,8 +67,8 @@ class Files:
         assert isinstance(node.content, FileContent)
         return node.content
 
-    async def open(self, node: Node, flags: int) -> int:
-        """Open a file and return its handle.
+    async def open(self, node: Node, flags: int, *, is_privileged: bool = False) -> int:
+        """Open a file and return its handle; O_TRUNC of who is not privileged clears setuid.
 
         Raises:
             FileSystemError: EROFS, EISDIR, ESTALE.
@@ -83,6 +84,8 @@ class Files:
             content = await self.content(node)
             if flags & os.O_TRUNC:
                 await self._truncate_open(node, content)
+                if not is_privileged:
+                    drop_privileges(node)
         except BaseException:
             node.opens -= 1
             raise
@@ -132,6 +135,8 @@ class Files:
         await handle.content.make_room()
         await node.backup.writable()
         self._tell_failure(handle)
+        if handle.content.is_direct:
+            drop_privileges(node)
         entry = node.entry
         assert entry is not None
         end = offset + len(data)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import stat
-
 from pyfuse3 import FileInfo
 
 from s3backfs.backup.node import Node
 from s3backfs.fs.files import FileHandle
-from s3backfs.manifest.entry import extra_of
-
-_CAPABILITY = b"security.capability"
+from s3backfs.fs.privileges import has_privileges
 
 
 def open_info(node: Node, handle: FileHandle, number: int) -> FileInfo:
@@ -24,17 +20,10 @@ def open_info(node: Node, handle: FileHandle, number: int) -> FileInfo:
     """
     content = handle.content
     if node.opens == 1:
-        content.is_direct = handle.is_write_only and not _has_privileges(node)
+        assert node.entry is not None
+        content.is_direct = handle.is_write_only and not has_privileges(node.entry)
     is_known = node.backup.is_sealed or node.backup.is_own
     keep_cache = is_known and not content.is_direct and not node.wrote
     if node.opens == 1:
         node.wrote = False
     return FileInfo(fh=number, direct_io=content.is_direct, keep_cache=keep_cache)
-
-
-def _has_privileges(node: Node) -> bool:
-    entry = node.entry
-    assert entry is not None
-    return bool(entry.mode & (stat.S_ISUID | stat.S_ISGID)) or (
-        _CAPABILITY in extra_of(entry).xattrs
-    )

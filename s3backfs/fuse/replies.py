@@ -11,6 +11,7 @@ from pyfuse3 import EntryAttributes
 from s3backfs.backup.node import Node
 from s3backfs.fs import control_files
 from s3backfs.fs.namespace import link_count
+from s3backfs.fs.privileges import has_privileges
 from s3backfs.manifest.entry import Entry, block_count
 
 FOREVER_S = 10 * 365 * 24 * 3600.0
@@ -50,8 +51,11 @@ def attributes(node: Node, entry: Entry) -> EntryAttributes:
 
 
 def _is_provisional(node: Node, entry: Entry) -> bool:
-    """Whether st_blocks will be another number once what was written is stored."""
-    if node.content is not None and node.content.is_dirty:
+    """Whether the next write, or that what was written is stored, changes more than is told.
+
+    The number of blocks changes, and the mode where a write past the page cache takes setuid.
+    """
+    if node.content is not None and (node.content.is_dirty or has_privileges(entry)):
         return True
     return entry.extra is not None and entry.extra.extent_tree is not None and bool(entry.extents)
 
