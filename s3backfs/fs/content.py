@@ -34,6 +34,9 @@ from s3backfs.repository.cutting import cut, is_zero
 CUT_BYTES = 8 * 1024 * 1024
 """A buffer that holds this much is cut into chunks."""
 
+CROWDS_AHEAD = 16
+"""Of so many crowds at once is what they lie over read ahead."""
+
 MANY_SEGMENTS = 32768
 """A buffer in so many pieces is handed over too, whatever its size."""
 
@@ -251,7 +254,10 @@ class FileContent:
         async with self._lock:
             self._flushing = self._buffer.take()
             try:
-                for part in plan_parts(self._flushing):
+                parts = plan_parts(self._flushing)
+                for number, part in enumerate(parts):
+                    if number % CROWDS_AHEAD == 0:
+                        await self._expect_crowds(parts[number : number + CROWDS_AHEAD])
                     if isinstance(part, Crowd):
                         await self._place_crowd(part)
                     else:
@@ -264,6 +270,16 @@ class FileContent:
             finally:
                 self._flushing = []
                 self._placed += 1
+
+    async def _expect_crowds(self, parts: Sequence[Segment | Crowd]) -> None:
+        """Let what several crowds lie over come at once; each of them waits for its own."""
+        wanted = []
+        for part in parts:
+            if isinstance(part, Crowd):
+                plan = await self._plan(part.start, part.end - part.start, MAX_FILE_BYTES)
+                wanted += [extent.content for extent in plan if extent.content is not None]
+        if wanted:
+            self._repository.prefetch(wanted)
 
     async def _place_crowd(self, crowd: Crowd) -> None:
         """Write a range with many small segments as one content, with what lies between them."""
