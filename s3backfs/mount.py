@@ -332,6 +332,8 @@ async def _opened_store(config: MountConfig) -> AsyncIterator[Store]:
         profile=settings.profile,
         ca_bundle=settings.ca_bundle,
         max_connections=settings.connections,
+        sse=settings.sse,
+        sse_c_key_file=settings.sse_c_key_file,
     )
     try:
         yield store

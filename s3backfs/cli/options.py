@@ -49,6 +49,8 @@ _STORE_OPTIONS = (
     click.option(
         "--connections", default=16, show_default=True, help="Requests in flight at once."
     ),
+    click.option("--sse", metavar="MODE", help="Server-side: AES256, aws:kms or aws:kms:KEY."),
+    click.option("--sse-c-key-file", metavar="FILE", help="Server-side with this key (SSE-C)."),
 )
 
 
@@ -61,7 +63,10 @@ def store_options(command: Command) -> Command:
 
 def store_config(params: dict[str, Any]) -> StoreConfig:
     """Take the values of `store_options` out of a verb's parameters."""
-    names = ("endpoint_url", "region", "profile", "ca_bundle", "path_style", "connections")
+    names = [
+        *("endpoint_url", "region", "profile", "ca_bundle", "path_style", "connections"),
+        *("sse", "sse_c_key_file"),
+    ]
     chosen = {name: params.pop(name) for name in names}
     return StoreConfig(**chosen, kms_key=os.environ.get(KMS_VARIABLE) or None)
 

@@ -41,6 +41,8 @@ async def opened_store(url: str, config: StoreConfig, *policies: Policy) -> Asyn
         profile=config.profile,
         ca_bundle=config.ca_bundle,
         max_connections=config.connections,
+        sse=config.sse,
+        sse_c_key_file=config.sse_c_key_file,
     )
     try:
         yield WrappedStore(

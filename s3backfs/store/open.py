@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from s3backfs.store.base import Store
 from s3backfs.store.local import LocalStore
 from s3backfs.store.location import LocalLocation, Location
@@ -16,6 +18,8 @@ def open_store(
     profile: str | None = None,
     ca_bundle: str | None = None,
     max_connections: int = 16,
+    sse: str | None = None,
+    sse_c_key_file: str | None = None,
 ) -> Store:
     """Make a store, without policies and without a request; None leaves it to boto3.
 
@@ -26,7 +30,9 @@ def open_store(
         return LocalStore(location.directory)
     # boto3 takes a third of a second to import, which a local repository need not pay.
     from s3backfs.store.s3 import S3Settings, S3Store
+    from s3backfs.store.s3_sse import ServerEncryption, read_customer_key
 
+    customer_key = read_customer_key(Path(sse_c_key_file)) if sse_c_key_file else None
     settings = S3Settings(
         bucket=location.bucket,
         prefix=location.prefix,
@@ -36,5 +42,6 @@ def open_store(
         profile=profile,
         ca_bundle=ca_bundle,
         max_connections=max_connections,
+        encryption=ServerEncryption(sse, customer_key),
     )
     return S3Store(settings)

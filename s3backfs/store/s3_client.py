@@ -6,7 +6,7 @@ import hashlib
 import io
 import logging
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError
 from s3backfs import __version__
 from s3backfs.errors import ConfigurationError
 from s3backfs.store.base import Buffer
+from s3backfs.store.s3_sse import ServerEncryption, register
 
 Checksums: TypeAlias = Literal["auto", "always", "required"]
 
@@ -42,6 +43,7 @@ class S3Settings:
     max_connections: int = 16
     checksums: Checksums = "auto"
     connect_timeout_s: float = 10.0
+    encryption: ServerEncryption = field(default_factory=ServerEncryption)
     read_timeout_s: float = 60.0
     """Longest silence on a connection; also bounds how long a write can hold up a shutdown."""
 
@@ -59,7 +61,9 @@ def make_client(settings: S3Settings) -> Any:
         client = _client_of(session, settings, is_amazon=False)
         # Only boto3 knows which endpoint environment and profile lead to.
         if is_amazon_endpoint(client.meta.endpoint_url):
-            return _client_of(session, settings, is_amazon=True)
+            client = _client_of(session, settings, is_amazon=True)
+            register(client, settings.encryption)
+            return client
     except BotoCoreError as error:
         raise ConfigurationError(f"the S3 settings do not work: {error}") from error
     except ValueError as error:
@@ -68,6 +72,7 @@ def make_client(settings: S3Settings) -> Any:
     # Some servers insist on what newer clients no longer send.
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
     _check_endpoint(client.meta.endpoint_url)
+    register(client, settings.encryption)
     return client
 
 
