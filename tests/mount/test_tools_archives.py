@@ -185,15 +185,21 @@ def test_dump_and_restore(shared: Shared, backup: Path, tmp_path: Path) -> None:
 
 @needs("dump", "restore", "mke2fs")
 def test_restore_picks_files_out_of_a_dump(backup: Path, tmp_path: Path) -> None:
-    """restore -x, which seeks in the dump as restore -i does, finds one file in it."""
+    """restore -i and restore -x find one file in a dump."""
     source = tmp_path / "tree"
     tree_of_files(source)
     with ext4_device(source, tmp_path / "ext4.img") as device:
         run("dump", "-0", "-f", backup / "level0.dump", device)
-    target = tmp_path / "picked"
-    target.mkdir()
-    run("restore", "-xf", backup / "level0.dump", "./data", cwd=target, stdin=b"1\nn\n")
-    assert (target / "data").read_bytes() == (source / "data").read_bytes()
+    extract, chosen = b"1\nn\n", b"ls\nadd data\nextract\n"
+    for name, arguments, typed in [
+        ("picked", ["-xf", backup / "level0.dump", "./data"], extract),
+        ("chosen", ["-if", backup / "level0.dump"], chosen + extract + b"quit\n"),
+    ]:
+        target = tmp_path / name
+        target.mkdir()
+        run("restore", *arguments, cwd=target, stdin=typed)
+        assert os.listdir(target) == ["data"]
+        assert (target / "data").read_bytes() == (source / "data").read_bytes()
 
 
 def test_another_machine_reads_the_same(shared: Shared) -> None:
