@@ -15,6 +15,7 @@ from s3backfs.cli.key import key
 from s3backfs.cli.listing import list_command
 from s3backfs.cli.mount import mount
 from s3backfs.cli.prune import prune
+from s3backfs.cli.repair import repair
 from s3backfs.cli.seal import reopen, seal
 from s3backfs.cli.status import status
 from s3backfs.cli.sync import sync
@@ -41,7 +42,20 @@ def cli() -> None:
     """
 
 
-for _verb in (init, mount, umount, seal, reopen, sync, list_command, status, prune, check, key):
+for _verb in (
+    init,
+    mount,
+    umount,
+    seal,
+    reopen,
+    sync,
+    list_command,
+    status,
+    prune,
+    check,
+    repair,
+    key,
+):
     cli.add_command(_verb)
 
 

@@ -21,7 +21,7 @@ from s3backfs.format.refs import Kind
 from s3backfs.format.root import BackupState
 from s3backfs.maintenance.affected import AffectedWalk
 from s3backfs.maintenance.content import PackReader, rows_of_refs
-from s3backfs.maintenance.findings import CheckResult, Damage, What, repair_pack
+from s3backfs.maintenance.findings import CheckResult, Damage, What, pack_remedy
 from s3backfs.maintenance.references import References
 from s3backfs.maintenance.structure import Structure
 from s3backfs.maintenance.survey import PackListed
@@ -180,7 +180,7 @@ class Check:
             tables = [(contents.epoch, contents.rows)]
         except (IntegrityError, UnsupportedFormatError) as error:
             text = f"its table cannot be read: {getattr(error, 'message', error)}"
-            remedy = repair_pack(pack.pack_id)
+            remedy = pack_remedy(pack.pack_id)
             structure.damages.append(Damage(What.PACK, pack.key, 0, text, remedy, pack.pack_id))
             refs = structure.references.refs(pack.pack_id)
             tables = [(epoch, (row,)) for epoch, row in rows_of_refs(list(refs))]

@@ -60,6 +60,6 @@ class CheckResult:
     notes: list[str] = field(default_factory=list)
 
 
-def repair_pack(pack_id: bytes) -> str:
+def pack_remedy(pack_id: bytes) -> str:
     """What to do about a damaged or missing pack."""
-    return f"s3backfs repair pack URL {pack_id.hex()}"
+    return f"bring an older version or a replica's copy of pack {pack_id.hex()} back"

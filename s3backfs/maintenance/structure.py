@@ -18,7 +18,7 @@ from s3backfs.errors import (
 from s3backfs.format.lease import decode_condemned, decode_lease, decode_moved
 from s3backfs.format.refs import Kind, Ref
 from s3backfs.format.segment import decode_segment
-from s3backfs.maintenance.findings import Damage, What, repair_pack
+from s3backfs.maintenance.findings import Damage, What, pack_remedy
 from s3backfs.maintenance.references import References
 from s3backfs.maintenance.survey import (
     TRASH_PREFIX,
@@ -159,7 +159,7 @@ class Structure:
         """Note that a frame is lost, once."""
         if (pack_id, offset) not in self.lost:
             self.lost.add((pack_id, offset))
-            self.damages.append(Damage(what, key, offset, message, repair_pack(pack_id), pack_id))
+            self.damages.append(Damage(what, key, offset, message, pack_remedy(pack_id), pack_id))
 
     # -- packs -------------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class Structure:
         try:
             table = await moved.load(pack_id)
         except IntegrityError as error:
-            remedy = repair_pack(pack_id)
+            remedy = pack_remedy(pack_id)
             self.damages.append(Damage(What.MOVED, error.key, 0, error.message, remedy, pack_id))
             table = None
         for ref in list(self.references.refs(pack_id)):
@@ -228,7 +228,7 @@ class Structure:
             key = f"moved/{pack_id.hex()}"
             if not any(damage.key == key for damage in self.damages):
                 await self._decode(
-                    key, What.MOVED, repair_pack(pack_id),
+                    key, What.MOVED, pack_remedy(pack_id),
                     lambda key, data: decode_moved(keyring, key, data),
                 )  # fmt: skip
 
@@ -237,7 +237,7 @@ class Structure:
             listed = self.packs.get(pack_id)
             if listed is not None and listed.length_bytes != length:
                 text = f"the object has {listed.length_bytes} bytes, not {length}"
-                remedy = repair_pack(pack_id)
+                remedy = pack_remedy(pack_id)
                 self.damages.append(Damage(What.PACK, listed.key, 0, text, remedy, pack_id))
 
     async def _decode_all(
