@@ -68,7 +68,7 @@ class Backup:
         self.dirty: set[Node] = set()
         self.clones: dict[tuple[bytes, bytes], Node] = {}
         self.bases: dict[bytes, Backup] = {}
-        # Bases that were forgotten while changes were not stored yet.
+        # Bases that were forgotten or changed while changes were not stored yet.
         self.lost_sources: set[bytes] = set()
         self.change_count = 0
         self.stored_count = 0

@@ -155,6 +155,7 @@ class Catalogue:
         self.damaged.pop(name, None)
         known = self.backups.get(name)
         if known is not None and known.id == held.root.backup_id and not known.is_own:
+            self._note_lost_source(known)
             known.take_newer(held)
             return
         if known is not None:
@@ -181,15 +182,19 @@ class Catalogue:
     def _forget(self, name: bytes) -> None:
         backup = self.backups.pop(name)
         backup.is_removed = True
-        for other in self.own_open():
-            if backup.id in other.bases and not other.is_settled:
-                other.lost_sources.add(backup.id)
+        self._note_lost_source(backup)
         if backup.is_lost:
             self._lost.append(backup)
         # The slot stays taken while the kernel may know inodes of it.
         if not backup.names.top.lookups:
             self._slots.pop(backup.slot, None)
             self._live.by_number.pop(backup.names.top.number, None)
+
+    def _note_lost_source(self, source: Backup) -> None:
+        """What entries were taken over from is no longer what it was."""
+        for backup in self.own_open():
+            if source.id in backup.bases and not backup.is_settled:
+                backup.lost_sources.add(source.id)
 
     def own_open(self) -> list[Backup]:
         """The backups that this mount may write."""

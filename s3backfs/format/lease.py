@@ -41,13 +41,17 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Condemned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A set of packs that nothing referred to when prune looked."""
+    """Packs that nothing referred to when prune looked, or whose contents it has copied.
+
+    `tables` are packs that are gone already, and whose moved tables nothing needed.
+    """
 
     repository_id: Id
     set_id: Id
     created_ns: U63
     grace_ms: U63
     packs: tuple[Id, ...]
+    tables: tuple[Id, ...] = ()
 
 
 class MovedRange(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -13,6 +13,7 @@ import time
 import msgspec
 
 from s3backfs.backup.backup import Backup
+from s3backfs.backup.keeping import may_refer
 from s3backfs.backup.names import new_link_id
 from s3backfs.backup.node import Node
 from s3backfs.errors import FileSystemError
@@ -375,7 +376,6 @@ async def _clone(node: Node, new_parent: Node, new_name: bytes) -> Node:
     The other names of the source's link group join the same new inode when they come.
     """
     target: Backup = new_parent.backup
-    generation = node.backup.generation
     source = await node.backup.names.present_entry(node)
     target.note_base(node.backup)
     is_linked = node.link_id is not None and extra_of(source).nlink > 1
@@ -385,14 +385,7 @@ async def _clone(node: Node, new_parent: Node, new_name: bytes) -> Node:
         if extra_of(_present(joined)).nlink >= extra_of(source).nlink:
             target.forget_clone(group)
         return joined
-    await _prepare(new_parent)
-    while node.backup.generation != generation:
-        generation = node.backup.generation
-        source = await node.backup.names.present_entry(node)
-        await _prepare(new_parent)
-    if node.backup.is_removed:
-        # What a forgotten backup refers to may be gone soon; rsync copies instead.
-        raise FileSystemError(errno.EXDEV)
+    source = await _lasting_entry(node, new_parent)
     extra = msgspec.structs.replace(extra_of(source), ino=0, link_id=None, nlink=0)
     entry = with_extra(source, extra)
     clone = target.names.create(new_parent, new_name, entry, new_name)
@@ -401,6 +394,24 @@ async def _clone(node: Node, new_parent: Node, new_name: bytes) -> Node:
         target.keep_clone(group, clone)
     _note_names_changed(new_parent, time.time_ns())
     return clone
+
+
+async def _lasting_entry(node: Node, new_parent: Node) -> Entry:
+    """The entry of a node, at a moment at which `new_parent` may take it over; no await follows.
+
+    Raises:
+        FileSystemError: EXDEV where what it refers to may be gone soon; rsync copies then.
+    """
+    backup, condemned = node.backup, node.backup.repository.condemned
+    while True:
+        state = backup.generation, condemned.version
+        entry = await backup.names.present_entry(node)
+        is_kept = await may_refer(backup.nodes, entry)
+        await _prepare(new_parent)
+        if backup.is_removed or not is_kept:
+            raise FileSystemError(errno.EXDEV)
+        if state == (backup.generation, condemned.version):
+            return entry
 
 
 async def _joined(target: Backup, group: tuple[bytes, bytes], source: Entry) -> Node | None:

@@ -1,45 +1,86 @@
 """Prune's side of the protocol between writers and prune.
 
-Who carries a condemned set out does so alone: its own lease does not acknowledge the set, and every
-other live lease does. Writers whose lease ran out are fenced before they are ignored.
+One prune is at work at a time: it claims that beside its lease, and gives way to others that live.
+A condemned set is carried out when every other live lease acknowledges it. Writers whose lease ran
+out are fenced before they are ignored.
 Source: docs/design.md, "Writers and prune".
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection
+from contextlib import suppress
+
+import trio
 
 from s3backfs.backup.finding import gone, load_all, look, with_newer_copies
 from s3backfs.backup.owning import RootWriter
 from s3backfs.backup.roots import HeldRoot
-from s3backfs.errors import OwnershipLostError
+from s3backfs.errors import (
+    ObjectMissingError,
+    OwnershipLostError,
+    RepositoryBusyError,
+    S3backfsError,
+)
 from s3backfs.format.lease import Lease
-from s3backfs.repository.leases import WriterLease, load_leases
+from s3backfs.repository.leases import LEASES_PREFIX, load_leases
 from s3backfs.repository.repository import Repository
 
 log = logging.getLogger(__name__)
+
+
+def _claim_key(writer: bytes) -> str:
+    return f"{LEASES_PREFIX}{writer.hex()}/prune"
+
+
+_CLOSING_S = 10.0
+_CLAIM = re.compile(r"leases/([0-9a-f]{32})/prune")
 
 
 class Agreement:
     """Who still has to agree before a condemned set is carried out."""
 
     def __init__(self, repository: Repository, exceptions: Collection[bytes] = ()) -> None:
-        assert repository.lease is not None
         self._repository = repository
-        self._lease: WriterLease = repository.lease
         self._roots = RootWriter(repository)
         self._exceptions = exceptions
 
-    async def acknowledge(self, but: Collection[bytes] = ()) -> None:
-        """Obey the sets of others; call it only while nothing copied waits for its table.
+    async def begin(self) -> None:
+        """Claim to be the only prune at work.
+
+        Of two that begin at once each stores its claim before it looks, so that one sees the other.
 
         Raises:
-            S3backfsError: a set could not be read, or the lease not be stored.
+            RepositoryBusyError: another one is.
         """
-        in_force, fresh = await self._repository.condemned.refresh()
-        self._repository.writer.shun(fresh)
-        await self._lease.acknowledge(set(in_force).difference(but))
+        store = self._repository.store
+        await store.put(_claim_key(self._repository.writer_id), b"prune")
+        live = {
+            found.lease.writer: found.lease
+            for found in await load_leases(store, self._repository.keyring)
+            if found.is_alive and found.lease.writer != self._repository.writer_id
+        }
+        for writer in await self._claims():
+            if writer in live:
+                await self.end()
+                raise RepositoryBusyError(
+                    f"another prune is at work on {live[writer].host}; try again when it has ended"
+                )
+
+    async def end(self) -> None:
+        """Withdraw the claim; without this writer's lease it means nothing anyway."""
+        with trio.move_on_after(_CLOSING_S, shield=True), suppress(S3backfsError):
+            await self._repository.store.delete([_claim_key(self._repository.writer_id)])
+
+    async def _claims(self) -> list[bytes]:
+        found = []
+        async for page in self._repository.store.list(LEASES_PREFIX):
+            for listed in page:
+                if match := _CLAIM.fullmatch(listed.key):
+                    found.append(bytes.fromhex(match[1]))
+        return found
 
     async def waits_for(self, set_id: bytes) -> list[Lease]:
         """Return the live writers that have not acknowledged a set; fence those that are gone.
@@ -81,6 +122,8 @@ class Agreement:
         loaded = await load_all(store, keyring, opened)
         roots = {entry.name: held for entry, held in loaded if isinstance(held, HeldRoot)}
         for _, error in loaded:
+            if isinstance(error, ObjectMissingError):
+                raise OwnershipLostError("a root goes to another place just now") from error
             if isinstance(error, Exception):
                 raise error
         roots |= await with_newer_copies(store, keyring, roots, beside)

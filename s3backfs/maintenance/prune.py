@@ -1,6 +1,7 @@
 """Prune: reclaim the packs that nothing refers to any more, while others write and read.
 
-    carry out older sets (all agree, grace is over, a second look) -> look -> condemn -> again
+    carry out older sets (all agree, grace is over, a second look)
+      -> look -> copy what is alive in poor packs -> condemn those and the dead -> carry out
 
 A run may end, or be killed, anywhere; the next one goes on. Nothing is deleted while anything that
 may refer to it cannot be read.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import logging
 import secrets
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ from s3backfs.maintenance.survey import (
     load_every_root,
 )
 from s3backfs.repository.condemned import condemned_key, list_condemned, load_condemned
+from s3backfs.repository.moved import MovedTables, plan_moved
 from s3backfs.repository.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -119,22 +121,28 @@ class Prune:
             tempfile.TemporaryDirectory(prefix="s3backfs-prune-") as scratch,
             Marks(Path(scratch) / "marks.sqlite") as marks,
         ):
-            await self._run(marks, Marking(self._repository, marks))
+            await self._lease.renew()
+            if self._options.is_dry_run:
+                await self._run(marks, Marking(self._repository, marks))
+                return self._result
+            await self._agreement.begin()
+            try:
+                await self._run(marks, Marking(self._repository, marks))
+            finally:
+                await self._agreement.end()
         return self._result
 
     async def _run(self, marks: Marks, marking: Marking) -> None:
-        await self._lease.renew()
         await self._empty_trash()
-        for set_id in await self._ripe_sets():
-            await self._carry_out(set_id, marks, marking)
+        for condemned in await self._ripe_sets():
+            await self._carry_out(condemned, marks, marking)
         packs = await self._look(marks, marking)
-        chosen = self._choose(packs, marks, marking)
-        fresh = await self._condemn(chosen, packs)
+        fresh = await self._condemn(packs, marks, marking)
         if fresh is not None and not self._options.grace_s:
-            await self._wait_for(fresh)
+            await self._wait_for(fresh.set_id)
             await self._carry_out(fresh, marks, marking)
-        await self._tidy()
         if not self._options.is_dry_run:
+            await self._tidy()
             self._result.pending_sets = len(await list_condemned(self._store))
 
     # -- looking -----------------------------------------------------------------------------
@@ -152,69 +160,90 @@ class Prune:
         self._result.roots = len(roots)
         return packs
 
-    def _choose(
+    # -- condemning --------------------------------------------------------------------------
+
+    async def _condemn(
         self, packs: dict[bytes, PackListed], marks: Marks, marking: Marking
-    ) -> list[bytes]:
-        """The packs that nothing needs, and the poor ones that are worth copying."""
+    ) -> Condemned | None:
+        """Copy what is alive in poor packs, and store a set of those and of what nothing needs."""
+        known = {each for condemned in await self._sets() for each in condemned.packs}
         needed = marks.packs()
-        unneeded = (set(packs) | marking.moved_packs) - needed
+        dead = self._aged(packs, set(packs) - needed - known)
+        poor = self._poor(packs, needed, marks)
+        poor = [pack for pack in poor if pack.pack_id in self._aged(packs, {pack.pack_id} - known)]
+        gone = marking.moved_packs - set(packs) - needed
+        self._note(packs, dead, poor, needed, marks)
+        if self._options.is_dry_run or not (dead or poor or gone):
+            return None
+        await self._copy(poor, marks)
+        keyring = self._repository.keyring
+        condemned = Condemned(
+            repository_id=keyring.repository_id,
+            set_id=secrets.token_bytes(ID_BYTES),
+            created_ns=self._lease.renewed_ns,
+            grace_ms=int(self._options.grace_s * 1000),
+            packs=tuple(sorted({*dead, *(pack.pack_id for pack in poor)})),
+            tables=tuple(sorted(gone)),
+        )
+        key = condemned_key(condemned.set_id)
+        self._report(f"condemning {len(condemned.packs)} packs")
+        await self._store.put(key, encode_condemned(keyring, key, condemned))
+        return condemned
+
+    def _poor(
+        self, packs: dict[bytes, PackListed], needed: set[bytes], marks: Marks
+    ) -> list[PackListed]:
         uses = [
             PackUse(pack.pack_id, pack.kind, pack.length_bytes, marks.live_bytes(pack.pack_id))
             for pack in packs.values()
             if pack.pack_id in needed
         ]
-        poor = choose_poor(
-            uses, self._options.max_unused, self._options.max_repack_bytes, self._pack_bytes
-        )
-        result = self._result
-        result.packs, result.packs_bytes = len(packs), sum(p.length_bytes for p in packs.values())
-        result.unused_bytes = sum(use.unused_bytes for use in uses)
-        result.unused_bytes += sum(packs[each].length_bytes for each in unneeded if each in packs)
-        return sorted(self._aged(packs, unneeded | {use.pack_id for use in poor}))
+        options = self._options
+        chosen = choose_poor(uses, options.max_unused, options.max_repack_bytes, self._pack_bytes)
+        return [packs[use.pack_id] for use in chosen]
 
-    def _aged(self, packs: dict[bytes, PackListed], chosen: Iterable[bytes]) -> list[bytes]:
+    def _aged(self, packs: dict[bytes, PackListed], chosen: Collection[bytes]) -> set[bytes]:
         """Those that are older than the grace: the newest belong to writers that are at work."""
         if not self._options.grace_s:
-            return list(chosen)
+            return set(chosen)
         newest_ns = self._lease.renewed_ns - int(self._options.grace_s * _NS)
-        return [
-            each for each in chosen if each not in packs or packs[each].modified_ns <= newest_ns
-        ]
+        return {each for each in chosen if packs[each].modified_ns <= newest_ns}
 
-    # -- condemning --------------------------------------------------------------------------
-
-    async def _condemn(
-        self, chosen: Sequence[bytes], packs: dict[bytes, PackListed]
-    ) -> bytes | None:
-        """Store a set of what is not condemned yet, and return its id."""
-        known = {each for condemned in await self._sets() for each in condemned.packs}
-        fresh = [pack_id for pack_id in chosen if pack_id not in known]
-        self._result.condemned_packs = len(fresh)
-        self._result.condemned_bytes = sum(
-            packs[each].length_bytes for each in fresh if each in packs
+    def _note(
+        self,
+        packs: dict[bytes, PackListed],
+        dead: set[bytes],
+        poor: list[PackListed],
+        needed: set[bytes],
+        marks: Marks,
+    ) -> None:
+        result = self._result
+        result.packs = len(packs)
+        result.packs_bytes = sum(pack.length_bytes for pack in packs.values())
+        result.unused_bytes = sum(
+            pack.length_bytes - (marks.live_bytes(pack_id) if pack_id in needed else 0)
+            for pack_id, pack in packs.items()
         )
-        if not fresh or self._options.is_dry_run:
-            return None
-        set_id = secrets.token_bytes(ID_BYTES)
-        keyring = self._repository.keyring
-        condemned = Condemned(
-            repository_id=keyring.repository_id,
-            set_id=set_id,
-            created_ns=self._lease.renewed_ns,
-            grace_ms=int(self._options.grace_s * 1000),
-            packs=tuple(fresh),
-        )
-        key = condemned_key(set_id)
-        self._report(f"condemning {len(fresh)} packs")
-        await self._store.put(key, encode_condemned(keyring, key, condemned))
-        return set_id
+        result.condemned_packs = len(dead) + len(poor)
+        result.condemned_bytes = sum(packs[each].length_bytes for each in dead)
+        result.condemned_bytes += sum(pack.length_bytes for pack in poor)
 
-    async def _ripe_sets(self) -> list[bytes]:
+    async def _copy(self, poor: Sequence[PackListed], marks: Marks) -> None:
+        """Copy what is alive, and store where it went."""
+        self._repository.writer.shun([pack.pack_id for pack in poor])
+        compaction = Compaction(self._repository, marks)
+        for start in range(0, len(poor), PACKS_AT_ONCE):
+            self._report(f"copying what is alive in {len(poor)} packs: {start} done")
+            batch = poor[start : start + PACKS_AT_ONCE]
+            await compaction.run(batch)
+            self._result.copied_packs += len(batch)
+
+    async def _ripe_sets(self) -> list[Condemned]:
         """The sets whose grace is over."""
         if self._options.is_dry_run:
             return []
         return [
-            condemned.set_id
+            condemned
             for condemned in await self._sets()
             if condemned.created_ns + self._grace_ns(condemned) <= self._lease.renewed_ns
         ]
@@ -240,18 +269,10 @@ class Prune:
 
     # -- carrying out ------------------------------------------------------------------------
 
-    async def _carry_out(self, set_id: bytes, marks: Marks, marking: Marking) -> None:
+    async def _carry_out(self, condemned: Condemned, marks: Marks, marking: Marking) -> None:
         """Delete what a set names and nothing needs, if everybody has agreed to the set."""
         try:
-            condemned = await load_condemned(self._store, self._repository.keyring, set_id)
-        except ObjectMissingError:
-            # Another prune has done it meanwhile.
-            return
-        # Alone from here: others see that this lease does not acknowledge the set.
-        await self._agreement.acknowledge(but=[set_id])
-        self._repository.writer.shun(condemned.packs)
-        try:
-            waiting = await self._agreement.waits_for(set_id)
+            waiting = await self._agreement.waits_for(condemned.set_id)
         except OwnershipLostError as error:
             log.info("a condemned set is left for the next run: %s", error)
             return
@@ -261,33 +282,27 @@ class Prune:
         packs = await self._look(marks, marking)
         if self._options.no_delete:
             return
-        named = set(condemned.packs)
-        needed = named & marks.packs()
-        await self._copy(sorted(needed & set(packs)), marks, packs, set_id)
-        unneeded = named - needed
-        # The packs first: one without its table is still itself.
-        await self._delete(unneeded, packs)
-        await self._delete_tables(unneeded & marking.moved_packs)
-        self._lease.check()
-        await self._store.delete([condemned_key(set_id)])
+        needed = marks.packs()
+        covered = {
+            pack_id
+            for pack_id in needed.intersection(condemned.packs)
+            if pack_id in packs and await self._is_covered(pack_id, marks)
+        }
+        await self._delete(set(condemned.packs) - needed | covered, packs)
+        # Where the packs of this very set went may be needed still: a later set names their tables.
+        tables = set(condemned.tables) - needed - set(packs)
+        await self._delete_keys([moved_key(each) for each in sorted(tables)])
+        await self._delete_keys([condemned_key(condemned.set_id)])
 
-    async def _copy(
-        self, wanted: Sequence[bytes], marks: Marks, packs: dict[bytes, PackListed], set_id: bytes
-    ) -> None:
-        """Compact what is still worth it; the others stay as they are."""
-        uses = [
-            PackUse(each, packs[each].kind, packs[each].length_bytes, marks.live_bytes(each))
-            for each in wanted
-        ]
-        poor = choose_poor(uses, 0.0, self._options.max_repack_bytes, self._pack_bytes)
-        compaction = Compaction(self._repository, marks)
-        for start in range(0, len(poor), PACKS_AT_ONCE):
-            batch = [packs[use.pack_id] for use in poor[start : start + PACKS_AT_ONCE]]
-            self._report(f"copying what is alive in {len(poor)} packs: {start} done")
-            await compaction.run(batch)
-            self._result.copied_packs += len(batch)
-            await self._delete([pack.pack_id for pack in batch], packs)
-            await self._agreement.acknowledge(but=[set_id])
+    async def _is_covered(self, pack_id: bytes, marks: Marks) -> bool:
+        """Whether the stored table says of every range that is needed where it went."""
+        tables = MovedTables(self._store, self._repository.keyring)
+        moved = await tables.load(pack_id)
+        return moved is not None and all(
+            plan_moved(moved.ranges, each.pack_offset, each.slice_offset, each.slice_length)
+            is not None
+            for each in marks.ranges(pack_id)
+        )
 
     async def _delete(self, pack_ids: Collection[bytes], packs: dict[bytes, PackListed]) -> None:
         present = [packs[each] for each in sorted(pack_ids) if each in packs]
@@ -295,9 +310,6 @@ class Prune:
         self._repository.forget_packs(pack_ids)
         self._result.deleted_packs += len(present)
         self._result.deleted_bytes += sum(pack.length_bytes for pack in present)
-
-    async def _delete_tables(self, pack_ids: Collection[bytes]) -> None:
-        await self._delete_keys([moved_key(each) for each in sorted(pack_ids)])
 
     async def _delete_keys(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), KEYS_AT_ONCE):

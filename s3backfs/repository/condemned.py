@@ -10,7 +10,8 @@ import logging
 from s3backfs.errors import IntegrityError, ObjectMissingError
 from s3backfs.format.keys import Keyring
 from s3backfs.format.lease import Condemned, decode_condemned
-from s3backfs.format.refs import ID_BYTES
+from s3backfs.format.refs import ID_BYTES, Ref
+from s3backfs.repository.moved import MovedTables, plan_moved
 from s3backfs.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,13 @@ class CondemnedSets:
         self._store = store
         self._keyring = keyring
         self._known: set[bytes] = set()
+        self._moved = MovedTables(store, keyring)
         self.packs: set[bytes] = set()
+        """Packs that are to go; nothing is deduplicated against them."""
+        self.tables: set[bytes] = set()
+        """Packs that are gone, and whose moved tables are to go."""
+        self.version = 0
+        """Counts the sets that were read."""
 
     async def refresh(self) -> tuple[list[bytes], set[bytes]]:
         """Read what is new; return the ids of the sets in force, and the packs that came.
@@ -80,8 +87,32 @@ class CondemnedSets:
                     # Prune is done with it, and its packs are gone: a listing will tell.
                     continue
                 fresh.update(condemned.packs)
+                self.tables.update(condemned.tables)
                 self._known.add(set_id)
+                self.version += 1
             in_force.append(set_id)
         self._known.intersection_update(in_force)
         self.packs |= fresh
         return in_force, fresh
+
+    async def allow(self, ref: Ref) -> bool:
+        """Whether something may refer to a place anew: it stays, or is known where it went.
+
+        Raises:
+            IntegrityError: the table of where it went is damaged.
+        """
+        for each in (ref, ref.base):
+            if each is None:
+                continue
+            if each.pack_id in self.tables:
+                return False
+            if each.pack_id in self.packs and not await self._is_moved(each):
+                return False
+        return True
+
+    async def _is_moved(self, ref: Ref) -> bool:
+        moved = self._moved.known(ref.pack_id) or await self._moved.load(ref.pack_id)
+        if moved is None:
+            return False
+        length = ref.slice_length
+        return plan_moved(moved.ranges, ref.pack_offset, ref.slice_offset, length) is not None

@@ -89,6 +89,10 @@ class ChunkIndex:
         """Whether contents may refer to a pack: it is there, and not condemned."""
         return pack_id in self._trusted and pack_id not in self._shunned
 
+    def is_shunned(self, pack_id: bytes) -> bool:
+        """Whether a pack is condemned."""
+        return pack_id in self._shunned
+
     # -- packs -------------------------------------------------------------------------------
 
     def add_pack(

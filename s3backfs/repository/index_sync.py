@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -48,7 +48,10 @@ async def refresh(store: Store, keyring: Keyring, index: ChunkIndex) -> None:
     names = [listed.key async for page in store.list(SEGMENT_PREFIX) for listed in page]
     newest = await trio.to_thread.run_sync(index.begin_listing)
     for kind in (Kind.DATA, Kind.META):
-        async for rows in _listed_packs(store, kind):
+        prefix = pack_key(kind, b"")
+        async for page in store.list(prefix):
+            found = (_listed_pack(prefix, kind, listed) for listed in page)
+            rows = [row for row in found if row is not None]
             await trio.to_thread.run_sync(index.note_listed, rows)
     await trio.to_thread.run_sync(index.end_listing, newest)
     known = await trio.to_thread.run_sync(index.known_segments)
@@ -79,15 +82,6 @@ async def _learn_from_pack(
 ) -> None:
     found = await load_pack_table(store, keyring, kind, pack_id, length)
     await trio.to_thread.run_sync(index.add_pack, pack_id, found.epoch, kind, length, found.rows)
-
-
-async def _listed_packs(
-    store: Store, kind: Kind
-) -> AsyncIterator[Sequence[tuple[bytes, Kind, int]]]:
-    prefix = pack_key(kind, b"")
-    async for page in store.list(prefix):
-        rows = [_listed_pack(prefix, kind, listed) for listed in page]
-        yield [row for row in rows if row is not None]
 
 
 def _listed_pack(prefix: str, kind: Kind, listed: Listed) -> tuple[bytes, Kind, int] | None:

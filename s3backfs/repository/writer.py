@@ -139,10 +139,18 @@ class Writer:
         Raises:
             StoreError: the store would not list.
         """
+        finishing = [u for u in self._packs.values() if u.is_finishing and not u.has_failed]
+        await self._wait_until(
+            lambda: all(self._is_taken_in(upload) or upload.has_failed for upload in finishing)
+        )
+        # These nobody else has seen, or they will be sent again as they are.
         under_way = set(self._packs)
         await self._refresh_index()
         return {
-            pack_id for pack_id in self.referred - under_way if not self._index.is_usable(pack_id)
+            pack_id
+            for pack_id in self.referred
+            if self._index.is_shunned(pack_id)
+            or not (pack_id in under_way or self._index.is_usable(pack_id))
         }
 
     # -- the entrance ------------------------------------------------------------------------
@@ -336,6 +344,8 @@ class Writer:
             return known
         body = await self._in_thread(compress, plain, self._options.level or 1)
         patch = None
+        if base is not None and self._index.is_shunned(base.pack_id):
+            base = None
         if base is not None and base_plain is not None:
             patch = await self._in_thread(compress_patch, plain, base_plain)
         if patch is None or len(patch) * 4 > len(body) * 3:

@@ -265,7 +265,7 @@ class Play:
                     await repository.end_lease()
                 self.counts["deleted"] = self.counts.get("deleted", 0) + result.deleted_packs
                 self.counts["copied"] = self.counts.get("copied", 0) + result.copied_packs
-        except (RepositoryBusyError, LeaseLapsedError):
+        except* (RepositoryBusyError, LeaseLapsedError):
             self._count("prunes refused")
         finally:
             self.prunes_count -= 1
@@ -318,7 +318,7 @@ class Play:
 
     async def _adopt(self, writer: Participant, machine: Machine) -> None:
         """Go on from what is there, which is no less than what was acknowledged."""
-        for known in self.backups.values():
+        for known in list(self.backups.values()):
             if known.owner is not writer or (known.is_sealed and not known.is_settling):
                 continue
             backup = machine.catalogue.backups.get(known.name)
@@ -343,7 +343,7 @@ class Play:
         async with self.world.booted(memory, home, is_read_only=True) as machine:
             assert not machine.catalogue.damaged, note
             there = set(await machine.names())
-            for known in self.backups.values():
+            for known in list(self.backups.values()):
                 if known.name not in there:
                     assert known.is_going or known.is_settling or known.is_gone, (note, known.name)
                     continue
