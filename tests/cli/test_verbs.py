@@ -26,6 +26,7 @@ VERBS = [
     "list",
     "mount",
     "prune",
+    "repair",
     "reopen",
     "seal",
     "status",
