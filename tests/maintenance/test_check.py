@@ -62,6 +62,17 @@ async def test_a_pack_that_is_gone(prefix: str, tmp_path: Path) -> None:
     assert result.affected[0].paths_count >= files
 
 
+async def test_all_backups_that_share_a_loss_are_named(tmp_path: Path) -> None:
+    """A subtree with a loss is entered again for each backup that leads to it."""
+    place = await new_place(tmp_path)
+    key = place.key("backups/", b"hit")
+    await place.store.copy(key, f"trash/1/{key.rpartition('/')[2]}")
+    place.remove(place.key("data/", b"hit"))
+    first, second = (await place.check(STRUCTURE)).affected
+    assert {first.key.partition("/")[0], second.key.partition("/")[0]} == {"backups", "trash"}
+    assert first.paths == second.paths != []
+
+
 async def test_a_damaged_node(tmp_path: Path) -> None:
     """The names below it are given as a range; the rest of the backup is looked at all the same."""
     place = await new_place(tmp_path)
