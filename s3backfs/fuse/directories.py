@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from dataclasses import dataclass
 
 import pyfuse3
@@ -44,6 +45,7 @@ class Directories:
         self._fs = filesystem
         self._handles: dict[int, _Handle] = {}
         self._next = 1
+        self._owner = (os.getuid(), os.getgid())
 
     async def open(self, number: int) -> int:
         """Open a directory and return its handle."""
@@ -99,7 +101,7 @@ class Directories:
             parent = directory.cursor.node.parent
             number = parent.number if parent else pyfuse3.ROOT_INODE
         # The kernel takes no attributes and counts no lookup for these two names.
-        reply = replies.control_attributes(control_files.DIRECTORY_NUMBER, 0, 0)
+        reply = replies.control_attributes(control_files.DIRECTORY_NUMBER, *self._owner)
         reply.st_ino = number
         return pyfuse3.readdir_reply(token, _DOTS[cookie], reply, cookie + 1)
 
@@ -116,7 +118,7 @@ class Directories:
         is_root = directory.number == pyfuse3.ROOT_INODE
         for name in directory.names[cookie - len(_DOTS) :]:
             cookie += 1
-            reply = replies.control_attributes(control_files.STATUS_NUMBER, 0, 0)
+            reply = replies.control_attributes(control_files.STATUS_NUMBER, *self._owner)
             node = None
             if is_root:
                 try:

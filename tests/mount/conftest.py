@@ -30,6 +30,14 @@ def url(server: Server) -> str:
 
 
 @pytest.fixture
+def open_home() -> Iterator[Path]:
+    """A directory that other users may enter, which they may not with pytest's."""
+    with tempfile.TemporaryDirectory(prefix="s3backfs-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
 def machine(tmp_path: Path, server: Server, url: str) -> Machine:
     """The machine that writes, with a new repository."""
     home = tmp_path / "first"

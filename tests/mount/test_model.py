@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,27 +122,21 @@ class Long:
             self.walk.compare_all(mount.path / self.name)
 
 
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """A directory that other users may enter, which they may not with pytest's."""
-    with tempfile.TemporaryDirectory(prefix="s3backfs-model-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-
-
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + RUNS))
-def test_a_walk_of_chance_is_as_on_a_plain_directory(seed: int, home: Path, server: Server) -> None:
+def test_a_walk_of_chance_is_as_on_a_plain_directory(
+    seed: int, open_home: Path, server: Server
+) -> None:
     """Calls of chance by several users answer and change as on a local file system.
 
     Remounts, crashes after a sync, empty caches, a new name of the backup and its sealing change
     nothing that can be seen.
     """
     bucket = server.make_bucket(f"model-{uuid.uuid4().hex}") if seed % 2 else ""
-    url = f"s3://{bucket}/walk" if bucket else f"file://{home}/repository"
+    url = f"s3://{bucket}/walk" if bucket else f"file://{open_home}/repository"
     for name in ("first", "other", "plain", "repository"):
-        (home / name).mkdir()
-    machine = Machine(home / "first", url, server.environment)
+        (open_home / name).mkdir()
+    machine = Machine(open_home / "first", url, server.environment)
     machine.run("init", url)
-    other = Machine(home / "other", url, server.environment)
+    other = Machine(open_home / "other", url, server.environment)
     with ExitStack() as stack:
-        Long(machine, other, home / "plain", seed, stack).go()
+        Long(machine, other, open_home / "plain", seed, stack).go()
