@@ -4,7 +4,7 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.stamp-setup
 
-.PHONY: setup check test test-crash test-load demo clean
+.PHONY: setup check test test-crash test-load fuzz demo clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,16 @@ test-crash: $(STAMP)
 # Many writers at once, a week of nights with crashes, machines in trouble: a quarter of an hour.
 test-load: $(STAMP)
 	LOAD_LONG=1 $(BIN)/pytest tests/load
+
+# Every decoder under atheris for some seconds each, then with many of Hypothesis' examples.
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet 'atheris>=3.0.0'
+	$(BIN)/python -m tests.fuzz.fuzz $${FUZZ_SECONDS:-20}
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-2000} $(BIN)/pytest --timeout=900 tests/fuzz
+
+# Speed, requests and memory beside the peers: make bench ARGS="--work W1,W2 --scale 0.1"
+bench: $(STAMP)
+	$(BIN)/python -m tests.bench $(ARGS)
 
 demo: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash contrib/demo/demo.sh

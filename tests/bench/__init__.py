@@ -1,0 +1,1 @@
+"""Speed, requests and memory beside the peers; not collected by the tests."""

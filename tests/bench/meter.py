@@ -1,0 +1,90 @@
+"""CPU seconds and memory of the processes that one run starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_WAIT_S = 120.0
+_POLL_S = 0.005
+
+
+@dataclass
+class Meter:
+    """Adds up what every process used, its children included; `log` takes what they say."""
+
+    log: Path
+    environment: Mapping[str, str]
+    cpu_s: float = 0.0
+    peak_bytes: int = 0
+
+    def start(self, command: Sequence[str], **more: str) -> subprocess.Popen[bytes]:
+        """Start a process that `finish` must end."""
+        with self.log.open("ab") as log:
+            log.write(f"$ {command}\n".encode())
+            log.flush()
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment, **more},
+            )
+
+    def finish(self, process: subprocess.Popen[bytes], *, check: bool = True) -> None:
+        """Wait for a process and count what it used."""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self.cpu_s += usage.ru_utime + usage.ru_stime
+        self.peak_bytes = max(self.peak_bytes, usage.ru_maxrss * 1024)
+        if check and process.returncode:
+            raise RuntimeError(f"{process.args!r}: exit {process.returncode}, see {self.log}")
+
+    def run(self, command: Sequence[str], **more: str) -> None:
+        """Run a command to its end."""
+        self.finish(self.start(command, **more))
+
+    @contextlib.contextmanager
+    def mounted(
+        self, command: Sequence[str], mountpoint: Path, unmount: Sequence[str]
+    ) -> Iterator[None]:
+        """Hold a mount whose process stays in the foreground; its end is waited for."""
+        mountpoint.mkdir(parents=True, exist_ok=True)
+        process = self.start(command)
+        try:
+            wait_until(lambda: _is_mounted(mountpoint) or process.poll() is not None)
+            yield
+            self.run(unmount)
+            self.finish(process)
+        except BaseException:
+            subprocess.run(["umount", "-l", str(mountpoint)], check=False, capture_output=True)
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+            raise
+
+
+def _is_mounted(path: Path) -> bool:
+    return f" {path} " in Path("/proc/self/mountinfo").read_text()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Look again and again until something holds."""
+    deadline_s = time.monotonic() + _WAIT_S
+    while not holds():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError("it did not come")
+        time.sleep(_POLL_S)
+
+
+def drop_caches() -> None:
+    """Make the kernel forget what it has read; only root can."""
+    os.sync()
+    with contextlib.suppress(PermissionError):
+        Path("/proc/sys/vm/drop_caches").write_text("3")

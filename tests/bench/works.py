@@ -1,0 +1,194 @@
+"""The works: each prepares what it needs, then times what it measures."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tests.bench.data import Data, extent
+from tests.bench.meter import Meter, drop_caches
+from tests.bench.peers import Peer, Place
+
+READS_COUNT = 200
+READ_BYTES = 4096
+NAME = "first"
+
+
+class NotForPeerError(Exception):
+    """A peer cannot do this work."""
+
+
+@dataclass
+class Run:
+    """One peer at one work. `timed` holds what is measured; the rest is preparation."""
+
+    peer: Peer
+    place: Place
+    meter: Meter
+    data: Data
+    on_start: Callable[[], None]
+    wall_s: float = 0.0
+    files_count: int = 0
+    content_bytes: int = 0
+
+    @contextlib.contextmanager
+    def timed(self, source: Path | None = None) -> Iterator[None]:
+        """Measure; a tree that is `source` says how much work it was."""
+        if source is not None:
+            self.files_count, self.content_bytes = extent(source)
+        drop_caches()
+        if source is not None:
+            # The source comes from memory: disks are not what is measured.
+            subprocess.run(f"tar -cPf - '{source}' | cat > /dev/null", shell=True, check=True)
+        self.meter.cpu_s, self.meter.peak_bytes = 0.0, 0
+        self.on_start()
+        begin_s = time.monotonic()
+        yield
+        self.wall_s = time.monotonic() - begin_s
+
+    def store(self, source: Path, tool: tuple[str, ...] = ("cp", "-a"), name: str = NAME) -> None:
+        """Store a tree by the peer's own command, or by a tool through its mount."""
+        if not self.peer.is_mount:
+            self.peer.store(self.place, self.meter, source, name)
+            return
+        with self.peer.mounted(self.place, self.meter, read_only=False) as top:
+            self.copy_in(source, top, tool, name)
+
+    def copy_in(self, source: Path, top: Path, tool: tuple[str, ...], name: str = NAME) -> None:
+        (top / name).mkdir()
+        self.meter.run([*tool, f"{source}/.", f"{top / name}/"])
+
+    def on_fresh_machine(self) -> None:
+        """Forget what this machine has cached."""
+        home = self.place.home.with_name("other")
+        home.mkdir()
+        self.place = replace(self.place, home=home)
+        self.meter.environment = self.place.environment()
+
+    @contextlib.contextmanager
+    def reading(self, source: Path, *, count: bool = True) -> Iterator[Path]:
+        """Time a fresh mount of a stored tree; the null file system has to stay mounted."""
+        if not self.peer.is_mount:
+            raise NotForPeerError
+        if self.peer.keeps_data:
+            self.store(source)
+            self.on_fresh_machine()
+            with (
+                self.timed(source if count else None),
+                self.peer.mounted(self.place, self.meter, read_only=True) as top,
+            ):
+                yield top
+            return
+        with self.peer.mounted(self.place, self.meter, read_only=False) as top:
+            self.copy_in(source, top, ("cp", "-a"))
+            with self.timed(source if count else None):
+                yield top
+
+
+def _in(run: Run, source: Path, tool: tuple[str, ...] = ("cp", "-a")) -> None:
+    with run.timed(source):
+        run.store(source, tool)
+
+
+def _out(run: Run, source: Path) -> None:
+    target = run.place.home.parent / "out"
+    if run.peer.is_mount:
+        with run.reading(source) as top:
+            run.meter.run(["cp", "-a", str(top / NAME), str(target)])
+        return
+    run.store(source)
+    run.on_fresh_machine()
+    with run.timed(source):
+        run.peer.fetch(run.place, run.meter, NAME, target)
+
+
+def _again(run: Run, *, scattered: bool) -> None:
+    """Store the small files, then the changed ones; mounts by --link-dest."""
+    first, second = run.data.small(), run.data.changed(scattered=scattered)
+    tool = ("rsync", "-a")
+    linked = (*tool, f"--link-dest=../{NAME}")
+    if run.peer.keeps_data:
+        run.store(first, tool)
+        with run.timed(second):
+            run.store(second, linked, "second")
+        return
+    with run.peer.mounted(run.place, run.meter, read_only=False) as top:
+        run.copy_in(first, top, tool)
+        with run.timed(second):
+            run.copy_in(second, top, linked, "second")
+
+
+def _list(run: Run) -> None:
+    with run.reading(run.data.small()) as top:
+        run.meter.run(["ls", "-lR", str(top)])
+
+
+def _random_reads(run: Run) -> None:
+    """Time the reads alone: the wall is that of all of them, mount and first open apart."""
+    source = run.data.big()
+    with run.reading(source, count=False) as top:
+        descriptor = os.open(top / NAME / "file", os.O_RDONLY)
+        try:
+            run.on_start()
+            begin_s = time.monotonic()
+            length = os.fstat(descriptor).st_size
+            chosen = random.Random(1)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+            for _ in range(READS_COUNT):
+                place = chosen.randrange(length // READ_BYTES) * READ_BYTES
+                os.pread(descriptor, READ_BYTES, place)
+            reads_s = time.monotonic() - begin_s
+        finally:
+            os.close(descriptor)
+    run.wall_s, run.files_count = reads_s, READS_COUNT
+
+
+def _first_byte(run: Run) -> None:
+    source = run.data.small()
+    deepest = max(
+        (path for path in source.rglob("*") if path.is_file() and not path.is_symlink()),
+        key=lambda path: len(path.parts),
+    )
+    with run.reading(source, count=False) as top:
+        run.meter.run(["head", "-c1", str(top / NAME / deepest.relative_to(source))])
+
+
+def _root(run: Run) -> None:
+    with run.reading(run.data.changed(scattered=False), count=False) as top:
+        run.meter.run(["ls", str(top)])
+
+
+WORKS: dict[str, Callable[[Run], None]] = {
+    "W1": lambda run: _in(run, run.data.big()),
+    "W1r": lambda run: _in(run, run.data.noise()),
+    "W2": lambda run: _in(run, run.data.small()),
+    "W2rsync": lambda run: _in(run, run.data.small(), ("rsync", "-a")),
+    "W3": lambda run: _again(run, scattered=True),
+    "W3dir": lambda run: _again(run, scattered=False),
+    "R1": lambda run: _out(run, run.data.big()),
+    "R2": lambda run: _out(run, run.data.small()),
+    "ls": _list,
+    "random": _random_reads,
+    "first": _first_byte,
+    "root": _root,
+}
+
+LARGE_FILES_ONLY = {"boto3": {"W1", "W1r", "R1"}}
+FOR_MOUNTS = {"W2rsync", "ls", "random", "first", "root"}
+"""A native tool has no other way to do these."""
+CANNOT = {("rclone", "W3"), ("rclone", "W3dir"), ("nullfs", "R1"), ("nullfs", "random")}
+
+
+def can(peer: Peer, work: str) -> bool:
+    """Whether a peer is measured at a work."""
+    if work in FOR_MOUNTS and not peer.is_mount:
+        return False
+    if (peer.name, work) in CANNOT:
+        return False
+    return work in LARGE_FILES_ONLY.get(peer.name, {work})
