@@ -230,7 +230,7 @@ def _decode_request(line: bytes) -> tuple[str, JsonObject]:
     try:
         request = json.loads(line)
         verb, args = request["verb"], request.get("args", {})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RemoteError("not a control request", 2) from error
     if not isinstance(verb, str) or not isinstance(args, dict):
         raise RemoteError("not a control request", 2)

@@ -57,6 +57,8 @@ def decode_json(data: bytes) -> dict[str, Any]:
 
 def _canonical(value: dict[str, Any]) -> bytes:
     try:
+        # Half of a surrogate pair is valid JSON, and no text that anything can print or encode.
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
         return encode_json(value)
     except (ValueError, RecursionError) as error:
         raise IntegrityError("the object is damaged: it is not in canonical form") from error
@@ -70,7 +72,7 @@ def convert(value: dict[str, Any], struct: type[T]) -> T:
     """
     try:
         return msgspec.convert(value, struct)
-    except (msgspec.ValidationError, OverflowError) as error:
+    except (msgspec.ValidationError, ValueError, OverflowError) as error:
         raise IntegrityError(f"the object is damaged: {error}") from error
 
 

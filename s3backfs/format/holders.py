@@ -223,7 +223,7 @@ def read_holder_slot(key: str, data: bytes) -> HolderSlot:
     """
     try:
         fields = read_slot_fields(data)
-        if fields.get("kind") not in HOLDER_KINDS:
+        if str(fields.get("kind")) not in HOLDER_KINDS:
             raise UnsupportedFormatError(f"{key}: a key slot of an unknown kind")
         slot = convert(fields, _Slot)
         from_base64(slot.recipient, _POINT_BYTES)

@@ -23,7 +23,7 @@ def node_id(data: bytes, logical_id: Callable[[bytes], bytes]) -> bytes:
     """
     try:
         wire = node_decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
         raise IntegrityError(f"this is no node of a manifest: {error}") from error
     family: Any = ENTRIES if wire.kind == NodeKind.ENTRIES else EXTENTS
     node = decode_node(family, data)

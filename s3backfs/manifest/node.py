@@ -29,6 +29,9 @@ V = TypeVar("V")
 MAX_HEIGHT = 32
 """No tree is higher; it bounds the walk down a forged one."""
 
+MAX_NODE_BYTES = 8 * 1024 * 1024
+"""No node is longer: decoded, rows take many times as much memory."""
+
 
 class NodeKind(IntEnum):
     """Which tree a node is of."""
@@ -145,6 +148,8 @@ def decode_node(family: Family[V], data: bytes | memoryview) -> Node[V] | Node[C
 
 
 def _decode(family: Family[V], data: bytes | memoryview) -> Node[V] | Node[Child]:
+    if len(data) > MAX_NODE_BYTES:
+        raise IntegrityError("a node is longer than any can be")
     wire = node_decoder.decode(data)
     if wire.kind != family.kind or not 0 <= wire.height <= MAX_HEIGHT:
         raise IntegrityError("a node is of another kind than its place in the tree")
