@@ -159,7 +159,9 @@ class Proxy:
         writer.write(answer.raw)
         status = int(answer.line.split(" ")[1])
         if method != "HEAD" and status not in _BODILESS:
-            self.counts.down_bytes += await copy_body(answer, up_reader, writer, until_end=True)
+            length = await copy_body(answer, up_reader, writer, until_end=True)
+            # Not in one line: `+=` reads the sum before it awaits, and loses what others add.
+            self.counts.down_bytes += length
         await writer.drain()
         return "close" not in answer.fields.get("connection", "")
 
@@ -179,7 +181,8 @@ class Proxy:
             raw = b"\r\n".join(row for row in rows if not row.lower().startswith(b"expect:"))
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         up_writer.write(raw)
-        self.counts.up_bytes += await copy_body(request, reader, up_writer, until_end=False)
+        length = await copy_body(request, reader, up_writer, until_end=False)
+        self.counts.up_bytes += length
         await up_writer.drain()
 
     def _tell(self, writer: asyncio.StreamWriter) -> None:
