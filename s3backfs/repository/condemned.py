@@ -1,6 +1,6 @@
 """Condemned sets: packs that prune is about to delete, which nothing may refer to anew.
 
-Source: docs/format.md, "Condemned sets"; docs/design.md, "Writers and prune".
+Source: docs/format.md, "Condemned sets".
 """
 
 from __future__ import annotations

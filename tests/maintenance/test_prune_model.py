@@ -91,7 +91,7 @@ class Play:
         )[0]
         if action == "write":
             writer = self.random.choice(self.writers)
-            if not writer.is_busy and writer.machine is not None:
+            if writer.is_free:
                 self._start(writer, self._write)
         elif action == "prune":
             self._start_prune()
@@ -117,6 +117,10 @@ class Play:
                 try:
                     if machine is not None:
                         await work(writer, machine)
+                except Exception:
+                    # What a crash interrupts may end in any way.
+                    if not scope.cancel_called:
+                        raise
                 finally:
                     writer.is_busy = False
 
@@ -125,7 +129,7 @@ class Play:
     async def _rest(self) -> None:
         """Wait until nobody who is awake has anything under way."""
         while self.prunes_count or any(
-            writer.is_busy and not writer.store.is_asleep for writer in self.writers
+            not (writer.is_free or writer.store.is_asleep) for writer in self.writers
         ):
             await trio.lowlevel.checkpoint()
 
@@ -279,13 +283,11 @@ class Play:
 
     async def _doze(self, writer: Participant) -> None:
         """Sleep past the lease in the middle of something, while prunes run; then wake."""
-        if writer.machine is None:
-            return
-        if not writer.is_busy:
+        if writer.is_free:
             self._start(writer, self._write)
             for _ in range(self.random.randrange(60)):
                 await trio.lowlevel.checkpoint()
-        if writer.machine is None:
+        if writer.is_crashing:
             return
         writer.store.fall_asleep()
         for _ in range(self.random.choice([2, 5, 6])):
@@ -300,20 +302,25 @@ class Play:
         await self._rest()
         self.world.clock.now_s += duration_s
         for writer in self.writers:
-            if not writer.store.is_asleep and writer.machine is not None and not writer.is_busy:
+            if writer.is_free and not writer.store.is_asleep:
+                assert writer.machine is not None
                 lease = writer.machine.repository.lease
                 assert lease is not None
                 await lease.renew()
 
     async def _crash(self, writer: Participant) -> None:
-        if writer.machine is None or writer.store.is_asleep:
+        if writer.is_crashing or writer.store.is_asleep:
             return
+        writer.is_crashing = True
         if writer.is_busy:
             self._scopes[writer.name].cancel()
+        while writer.is_busy:
+            await trio.lowlevel.checkpoint()
         await writer.crash()
         await self.nursery.start(writer.live)
         assert writer.machine is not None
         await self._adopt(writer, writer.machine)
+        writer.is_crashing = False
         self._count("crashes")
 
     async def _adopt(self, writer: Participant, machine: Machine) -> None:
@@ -365,8 +372,7 @@ class Play:
     async def _end(self) -> None:
         """When all are awake and have agreed, prune leaves nothing that is not needed."""
         for writer in self.writers:
-            if writer.machine is not None:
-                await self._crash(writer)
+            await self._crash(writer)
         for _ in range(5):
             await self._pass(LEASE_S / 4)
         for _ in range(3):

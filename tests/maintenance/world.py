@@ -161,8 +161,14 @@ class Participant:
     store: SlowStore
     machine: Machine | None = None
     is_busy: bool = False
+    is_crashing: bool = False
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it can begin something."""
+        return not self.is_busy and not self.is_crashing
 
     async def live(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be mounted until the crash."""
