@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,8 +100,12 @@ def _with_acl_for_mode(entry: Entry, mode: int) -> Entry:
 # -- extended attributes ---------------------------------------------------------------------
 
 
-async def set_xattr(node: Node, name: bytes, value: bytes) -> None:
+async def set_xattr(
+    node: Node, name: bytes, value: bytes, *, is_member: Callable[[int], bool] | None = None
+) -> None:
     """Set one extended attribute; an access list that the mode can hold goes into the mode.
+
+    `is_member` tells whether who asks may keep setgid of a group.
 
     Raises:
         FileSystemError: EROFS, E2BIG, ENOSPC, EINVAL, EOPNOTSUPP.
@@ -110,6 +115,10 @@ async def set_xattr(node: Node, name: bytes, value: bytes) -> None:
     xattrs = extra_of(entry).xattrs
     if name in (acl.ACCESS, acl.DEFAULT):
         _set_acl(node, entry, name, value)
+        if name == acl.ACCESS and is_member is not None:
+            _drop_setgid_of_others(node, is_member)
+        return
+    if xattrs.get(name) == value:
         return
     if len(value) > XATTR_MAX_BYTES:
         raise FileSystemError(errno.E2BIG)
@@ -136,6 +145,14 @@ def _set_acl(node: Node, entry: Entry, name: bytes, value: bytes) -> None:
     if xattrs == extra_of(entry).xattrs and mode == entry.mode:
         return
     _replace_xattrs(node, xattrs, mode=mode)
+
+
+def _drop_setgid_of_others(node: Node, is_member: Callable[[int], bool]) -> None:
+    """Who changes a mode by a list loses setgid of a group that is not theirs, as by chmod."""
+    entry = node.entry
+    assert entry is not None
+    if entry.mode & stat.S_ISGID and not is_member(entry.gid):
+        node.backup.names.replace(node, mode=entry.mode & ~stat.S_ISGID)
 
 
 async def remove_xattr(node: Node, name: bytes) -> None:

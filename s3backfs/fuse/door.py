@@ -40,6 +40,7 @@ from s3backfs.fs.filesystem import FileSystem
 from s3backfs.fs.root import CONTROL_NAME
 from s3backfs.fuse import replies
 from s3backfs.fuse.directories import Directories
+from s3backfs.fuse.groups import is_member
 from s3backfs.fuse.opening import open_info
 
 log = logging.getLogger(__name__)
@@ -290,7 +291,9 @@ class Door(pyfuse3.Operations):
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
-        await attributes.set_xattr(self._node(inode), name, value)
+        node = self._node(inode)
+        member_of = functools.partial(is_member, ctx)
+        await attributes.set_xattr(node, name, value, is_member=member_of)
 
     @request
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:

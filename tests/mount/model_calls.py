@@ -35,10 +35,11 @@ class _Timespec(ctypes.Structure):
 
 @dataclass
 class World:
-    """A tree, and the files that are open in it by the number of their slot."""
+    """A tree, and the files that are open and mapped in it by the number of their slot."""
 
     top: Path
     slots: dict[int, int] = field(default_factory=dict)
+    maps: dict[int, mmap.mmap] = field(default_factory=dict)
 
     def path(self, name: str) -> bytes:
         return os.fsencode(self.top / name)
@@ -47,7 +48,15 @@ class World:
         """The descriptor in a slot; what is not open is EBADF."""
         return self.slots.get(slot, NOT_OPEN)
 
+    def unmap(self, slot: int) -> None:
+        """End the mapping in a slot, if there is one."""
+        mapped = self.maps.pop(slot, None)
+        if mapped is not None:
+            mapped.close()
+
     def close_all(self) -> None:
+        for slot in list(self.maps):
+            self.unmap(slot)
         for descriptor in self.slots.values():
             os.close(descriptor)
         self.slots.clear()
@@ -167,6 +176,29 @@ def map_read(world: World, slot: int, offset: int, length: int) -> bytes:
         return b""
     with mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, mmap.PROT_READ) as mapped:
         return mapped[offset : offset + length]
+
+
+def map_keep(world: World, slot: int) -> None:
+    """Map a file shared, for as long as the slot takes no other mapping."""
+    descriptor = world.descriptor(slot)
+    size = _mappable_bytes(descriptor)
+    if size:
+        mapped = mmap.mmap(descriptor, size)
+        world.unmap(slot)
+        world.maps[slot] = mapped
+
+
+def map_poke(world: World, slot: int, offset: int, length: int, seed: int) -> bytes | None:
+    """Write into a mapping, within its file as it is now; the answer is what was there."""
+    mapped = world.maps.get(slot)
+    if mapped is None:
+        return None
+    end = min(offset + length, len(mapped), mapped.size())
+    before = mapped[offset:end]
+    if before:
+        mapped[offset:end] = content_of(seed, len(before))
+        mapped.flush()
+    return before
 
 
 def append_flag(world: World, slot: int, is_on: bool) -> None:
@@ -292,6 +324,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     call.__name__: call
     for call in (
         *(open_file, close, pread, pwrite, write, seek, ftruncate, map_shared, map_read),
+        *(map_keep, map_poke),
         *(append_flag, fsync, fchmod, fchown, fsetxattr, fstat),
         *(rename, link, symlink, readlink, unlink, mkdir, rmdir, mknod, listdir),
         *(access, truncate, chmod, chown, utimens),

@@ -51,12 +51,14 @@ class Choices:
             (10, "open_file", self._open),
             (4, "close", self._slot),
             (8, "pread", self._range),
-            (10, "pwrite", self._write),
+            (16, "pwrite", self._write),
             (6, "write", lambda: (self._handle(), self._length(), self._seed())),
             (3, "seek", lambda: (self._handle(), self._size(), self.chance.randrange(3))),
             (4, "ftruncate", lambda: (self._handle(), self._size())),
             (5, "map_shared", self._write),
             (3, "map_read", self._range),
+            (4, "map_keep", self._slot),
+            (6, "map_poke", lambda: (self._mapped(), *self._write()[1:])),
             (2, "append_flag", lambda: (self._handle(), self.chance.random() < 0.5)),
             (1, "fsync", self._slot),
             (2, "fchmod", lambda: (self._handle(), self._mode())),
@@ -87,7 +89,7 @@ class Choices:
 
     def step(self) -> Step:
         """Draw the next step."""
-        who = self.chance.choices(range(len(USERS)), (6, 3, 2, 2))[0]
+        who = self.chance.choices(range(len(USERS)), (10, 3, 2, 2))[0]
         # Under a default list the umask counts here and not elsewhere, as is documented.
         umask = 0 if self.has_default_lists else self.chance.choice((0, 0o022, 0o027, 0o077))
         _, name, maker = self.chance.choices(self._makers, self._weights)[0]
@@ -123,6 +125,9 @@ class Choices:
 
     def _slot(self) -> tuple[int]:
         return (self._handle(),)
+
+    def _mapped(self) -> int:
+        return self.chance.choice(sorted(self.reference.maps) or [0])
 
     def _seed(self) -> int:
         return self.chance.randrange(1000)
@@ -166,7 +171,7 @@ class Choices:
         return self.chance.choice(KEYS[:5]), length, self._seed(), self.chance.choice((0, 0, 1, 2))
 
     def _open(self) -> tuple[Any, ...]:
-        flags = self.chance.choice((os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR))
+        flags = self.chance.choice((os.O_RDONLY, os.O_WRONLY, *[os.O_RDWR] * 4))
         for flag, share in (
             (os.O_CREAT, 0.6),
             (os.O_TRUNC, 0.15),

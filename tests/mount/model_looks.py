@@ -64,6 +64,14 @@ def look(top: Path) -> dict[str, Look]:
     return found
 
 
+def has_data(path: Path) -> bool:
+    """Whether a file holds anything but zeros."""
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return False
+    data = path.read_bytes()
+    return data.count(0) < len(data)
+
+
 def contents(top: Path, name: str) -> tuple[object, ...]:
     """Bytes, target, extended attributes and access lists of one name."""
     path = top / name

@@ -186,6 +186,21 @@ def test_a_handle_from_before_setuid_clears_it(worlds: tuple[Path, Path]) -> Non
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o777
 
 
+def test_a_list_clears_setgid_of_foreign_groups(worlds: tuple[Path, Path]) -> None:
+    """An owner who is not in the file's group loses setgid by setfacl, as by chmod."""
+    modes = []
+    for top in worlds:
+        path = top / "program"
+        for groups in ((OTHER,), (OTHER, 777), (777,)):
+            path.touch()
+            os.chown(path, OTHER, 777)
+            path.chmod(0o2755)
+            assert User(OTHER, groups).say(f"setfacl -m u:1235:r {path}") == ""
+            modes.append(stat.S_IMODE(os.stat(path).st_mode))
+            path.unlink()
+    assert modes == [0o755, 0o2755, 0o2755] * 2
+
+
 # -- extended attributes -----------------------------------------------------------------------
 
 
@@ -212,11 +227,13 @@ def test_errors_of_attributes_that_are_not_there(worlds: tuple[Path, Path]) -> N
 
 
 def test_changes_that_change_nothing(backup: Path) -> None:
-    """A chown that names nobody does not touch ctime, and a fifo's times do not follow its use."""
+    """ctime stays: at a chown that names nobody, an attribute as it is, the use of a fifo."""
     path = backup / "fifo"
     os.mkfifo(path)
+    os.setxattr(path, "trusted.name", b"value")
     before = os.stat(path)
     os.chown(path, -1, -1)
+    os.setxattr(path, "trusted.name", b"value")
     descriptor = os.open(path, os.O_RDWR)
     os.write(descriptor, b"text")
     os.close(descriptor)
