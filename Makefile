@@ -4,7 +4,7 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.stamp-setup
 
-.PHONY: setup check test test-crash test-load fuzz demo clean
+.PHONY: setup check test test-crash test-model test-load fuzz demo clean
 
 setup: $(STAMP)
 
@@ -29,6 +29,11 @@ test-crash: $(STAMP)
 	CRASH_RUNS=$${CRASH_RUNS:-600} $(BIN)/pytest tests/crash
 	KILL_ROUNDS=$${KILL_ROUNDS:-30} FAULTS_LONG=1 $(BIN)/pytest tests/mount/test_kill.py \
 	    tests/mount/test_faults.py
+
+# Long walks of chance on mounts, beside a plain directory; a failure names its seed.
+test-model: $(STAMP)
+	MODEL_RUNS=$${MODEL_RUNS:-40} MODEL_STEPS=$${MODEL_STEPS:-100} $(BIN)/pytest \
+	    tests/mount/test_model.py
 
 # Many writers at once, a week of nights with crashes, machines in trouble: a quarter of an hour.
 test-load: $(STAMP)
