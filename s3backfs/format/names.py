@@ -11,6 +11,7 @@ import base64
 import binascii
 import errno
 import re
+from contextlib import suppress
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from cryptography.exceptions import InvalidTag
@@ -54,8 +55,10 @@ def unquote_name(text: str) -> bytes:
     """
     if _QUOTED.fullmatch(text):
         name = unquote_to_bytes(text)
-        if _is_name(name) and quote_name(name) == text:
-            return name
+        # A dot in front that is not quoted may not fit once it is.
+        with suppress(FileSystemError):
+            if quote_name(name) == text:
+                return name
     raise IntegrityError("this is not the name of a backup")
 
 

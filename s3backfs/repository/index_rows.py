@@ -88,4 +88,7 @@ def decode_rows(stored: bytes, epoch: int, kind: int, length: int) -> tuple[Pack
     expected = zlib.crc32(data, zlib.crc32(_CONTEXT.pack(epoch, kind, length)))
     if checksum != _SUM.pack(expected):
         raise DamagedRowError("a pack's rows do not match their checksum")
-    return _rows_decoder.decode(data)
+    try:
+        return _rows_decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DamagedRowError("a pack's rows cannot be read") from error

@@ -31,10 +31,10 @@ SURPRISES: tuple[Any, ...] = (
 
 @each_target
 def test_samples_are_read(target: Target) -> None:
-    """Each valid input is read: what the others mutate reaches the decoder."""
+    """The first valid input is read: what the others mutate reaches the decoder."""
+    target.read(target.samples[0])
     for sample in target.samples:
-        if len(sample) != 30:
-            target.read(sample)
+        target.run(sample)
 
 
 @each_target
