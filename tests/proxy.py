@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import random
 import socket
 import struct
 import threading
@@ -22,13 +23,18 @@ FaultName = Literal[
     "429",
     "403",
     "no bucket",
+    "expired",
+    "skewed",
+    "quota",
     "reset before",
     "reset during",
     "answer lost",
     "truncated",
     "error in 200",
     "late",
+    "jitter",
     "slow",
+    "drops",
     "stalled",
 ]
 
@@ -38,12 +44,19 @@ _ERRORS: dict[str, tuple[int, str]] = {
     "429": (429, "TooManyRequests"),
     "403": (403, "AccessDenied"),
     "no bucket": (404, "NoSuchBucket"),
+    "expired": (400, "ExpiredToken"),
+    "skewed": (403, "RequestTimeTooSkewed"),
+    "quota": (403, "QuotaExceeded"),
     "error in 200": (200, "InternalError"),
 }
 
 LATE_S = 0.15
 SLOW_S = 0.02
 """A pause before each of many pieces of a slow answer."""
+
+JITTER_S = (0.03, 0.3)
+DROP_S = 0.2
+"""A pause before each byte of an answer that comes by drops, for the first of them."""
 
 STALLED_S = 600.0
 _HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive"}
@@ -55,6 +68,7 @@ class Incoming:
 
     method: str
     path: str
+    authorization: str = ""
 
     @property
     def is_complete(self) -> bool:
@@ -69,6 +83,7 @@ class Proxy:
     server: Server
     script: Callable[[Incoming], FaultName | None] = field(default=lambda _: None)
     counts: Counter[str] = field(default_factory=Counter)
+    jitter: random.Random = field(default_factory=lambda: random.Random(1))
     released: threading.Event = field(default_factory=threading.Event)
     """Ends what is stalled."""
 
@@ -124,7 +139,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         try:
-            self._carry_out(self.proxy.choose(Incoming(self.command, self.path)))
+            self._carry_out(
+                self.proxy.choose(
+                    Incoming(self.command, self.path, self.headers.get("Authorization") or "")
+                )
+            )
         except OSError:
             self.close_connection = True
 
@@ -140,6 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             case "late":
                 time.sleep(LATE_S)
+            case "jitter":
+                time.sleep(self.proxy.jitter.uniform(*JITTER_S))
             case "stalled":
                 self.proxy.released.wait(STALLED_S)
         body = self.rfile.read(length)
@@ -185,6 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
         elif fault == "slow":
             self._trickle(data)
+        elif fault == "drops":
+            self._drip(data)
         else:
             self.wfile.write(data)
 
@@ -193,6 +216,13 @@ class _Handler(BaseHTTPRequestHandler):
         for start in range(0, len(data), step):
             time.sleep(SLOW_S)
             self.wfile.write(data[start : start + step])
+
+    def _drip(self, data: bytes) -> None:
+        first = min(len(data), 10)
+        for number in range(first):
+            time.sleep(DROP_S)
+            self.wfile.write(data[number : number + 1])
+        self.wfile.write(data[first:])
 
     def _refuse(self, status: int, code: str) -> None:
         text = f"<Error><Code>{code}</Code><Message>scripted</Message></Error>".encode()

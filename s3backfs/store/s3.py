@@ -8,6 +8,7 @@ that would still arrive later could overwrite what came after it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import trio
@@ -35,6 +36,7 @@ from s3backfs.store.pages import PAGE_COUNT, Page, Pages
 from s3backfs.store.probing import UnsupportedError, are_conditions_enforced
 from s3backfs.store.s3_client import S3Settings, make_client
 from s3backfs.store.s3_errors import LIBRARY_ERRORS, Place, translate
+from s3backfs.store.s3_renewal import Renewal, as_passing, is_renewable
 
 __all__ = ["S3Settings", "S3Store"]
 
@@ -57,6 +59,8 @@ class S3Store:
             prefix=f"{settings.prefix}/" if settings.prefix else "",
             place=Place(client.meta.endpoint_url, settings.bucket),
         )
+        self._renewal = Renewal(settings)
+        self._has_answered = False
         self._threads = trio.CapacityLimiter(settings.max_connections)
         self._has_conditional_put: bool | None = None
         self._quote_etags = True
@@ -64,6 +68,11 @@ class S3Store:
     @property
     def url(self) -> str:
         return self._url
+
+    @property
+    def bucket(self) -> requests.Bucket:
+        """What requests are made with now."""
+        return self._bucket
 
     @property
     def has_conditional_put(self) -> bool | None:
@@ -79,12 +88,38 @@ class S3Store:
 
     async def run(self, request: Callable[[], T], key: str = "", *, is_write: bool = True) -> T:
         """Carry out a blocking request in a worker thread and translate its errors."""
+        used = self._bucket.client
         try:
-            return await trio.to_thread.run_sync(
-                request, abandon_on_cancel=not is_write, limiter=self._threads
-            )
+            return await self._try(request, is_write=is_write)
         except LIBRARY_ERRORS as error:
-            raise translate(error, self._bucket.place, key=key) from error
+            if not await self._is_renewed(error, used):
+                raise self._translated(error, key) from error
+        try:
+            return await self._try(request, is_write=is_write)
+        except LIBRARY_ERRORS as error:
+            raise self._translated(error, key) from error
+
+    async def _try(self, request: Callable[[], T], *, is_write: bool) -> T:
+        result = await trio.to_thread.run_sync(
+            request, abandon_on_cancel=not is_write, limiter=self._threads
+        )
+        self._has_answered = True
+        return result
+
+    async def _is_renewed(self, error: Exception, refused: object) -> bool:
+        """Go on with new credentials where those of a client were refused and there are others."""
+        if not self._has_answered:
+            # What does not work from the start is to be told, not to be waited for.
+            return False
+        client = await self._renewal.new_client(error)
+        if client is not None:
+            self._bucket = replace(self._bucket, client=client)
+        # Another request may have found them first.
+        return is_renewable(error) and self._bucket.client is not refused
+
+    def _translated(self, error: Exception, key: str) -> StoreError:
+        translated = translate(error, self._bucket.place, key=key)
+        return as_passing(error, translated) if self._has_answered else translated
 
     async def get(self, key: str, *, offset: int = 0, length: int | None = None) -> Fetched:
         return await self.run(
@@ -107,7 +142,7 @@ class S3Store:
 
     async def begin_upload(self, key: str) -> Upload:
         upload_id = await self.run(lambda: requests.create_upload(self._bucket, key), key)
-        return _S3Upload(self, self._bucket, key, upload_id)
+        return _S3Upload(self, key, upload_id)
 
     def list(self, prefix: str, *, after: str = "") -> AsyncIterator[Sequence[Listed]]:
         async def fetch(cursor: requests.ListCursor) -> Page[Listed, requests.ListCursor]:
@@ -170,9 +205,8 @@ class S3Store:
 class _S3Upload:
     """One multipart upload; remembers what it sent."""
 
-    def __init__(self, store: S3Store, bucket: requests.Bucket, key: str, upload_id: str) -> None:
+    def __init__(self, store: S3Store, key: str, upload_id: str) -> None:
         self._store = store
-        self._bucket = bucket
         self._key = key
         self._upload_id = upload_id
         self._etags: dict[int, str] = {}
@@ -184,7 +218,9 @@ class _S3Upload:
 
     async def put_part(self, number: int, data: Buffer) -> None:
         etag = await self._store.run(
-            lambda: requests.upload_part(self._bucket, self._key, self._upload_id, number, data),
+            lambda: requests.upload_part(
+                self._store.bucket, self._key, self._upload_id, number, data
+            ),
             self._key,
         )
         self._etags[number] = etag
@@ -196,7 +232,9 @@ class _S3Upload:
             raise StoreError("an upload needs a part", key=self._key)
         try:
             stored = await self._store.run(
-                lambda: requests.complete_upload(self._bucket, self._key, self._upload_id, etags),
+                lambda: requests.complete_upload(
+                    self._store.bucket, self._key, self._upload_id, etags
+                ),
                 self._key,
             )
         except (UnavailableError, UploadMissingError, ObjectMissingError) as error:
@@ -209,7 +247,9 @@ class _S3Upload:
         failure = cause or UnavailableError("the upload was not completed", key=self._key)
         try:
             found, server_time_ns = await self._store.run(
-                lambda: requests.head_object(self._bucket, self._key), self._key, is_write=False
+                lambda: requests.head_object(self._store.bucket, self._key),
+                self._key,
+                is_write=False,
             )
         except ObjectMissingError as error:
             if isinstance(failure, ObjectMissingError):

@@ -37,7 +37,7 @@ LIBRARY_ERRORS: tuple[type[Exception], ...] = (
 )
 """Everything that a call of a boto3 client raises when something outside goes wrong."""
 
-_CREDENTIAL_ERRORS = (
+CREDENTIAL_ERRORS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
     boto.CredentialRetrievalError,
@@ -147,7 +147,7 @@ def translate(error: BaseException, place: Place, *, key: str = "") -> StoreErro
     """Say in this program's words what went wrong; a pure function."""
     if isinstance(error, boto.ClientError):
         return _translate_answer(error, place, key)
-    if isinstance(error, _CREDENTIAL_ERRORS):
+    if isinstance(error, CREDENTIAL_ERRORS):
         return _translate_credentials(error)
     if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         return RefusedError(
