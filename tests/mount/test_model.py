@@ -19,13 +19,14 @@ import pytest
 from tests.mount.model import Walk
 from tests.mount.model_calls import World
 from tests.mount.model_choices import Choices
+from tests.mount.trees import run
 from tests.mounts import Machine, Mount
 from tests.servers import Server
 
 pytestmark = [pytest.mark.mount, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 RUNS = int(os.environ.get("MODEL_RUNS", "1"))
-STEPS = int(os.environ.get("MODEL_STEPS", "40"))
+STEPS = int(os.environ.get("MODEL_STEPS", "30"))
 FIRST_SEED = int(os.environ.get("MODEL_SEED", "1"))
 STRETCHES = 6
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
@@ -68,6 +69,13 @@ class Long:
             self.noted(act)
         self.walk.close()
         self.noted(self.seal)
+        first, mounted = self.walk, self.mount.path / self.name
+        self.noted(self.clone)
+        self.walk.run(Choices(self.seed, self.walk.plain), STEPS)
+        self.walk.close()
+        self.noted(self.remount)
+        self.compare_elsewhere()
+        first.compare_all(self.mount.path / mounted.name)
 
     def noted(self, act: Callable[[], None]) -> None:
         """Do something, and compare everything after it; a failure says what it was."""
@@ -116,6 +124,14 @@ class Long:
         self.walk.compare_all()
         self.compare_elsewhere()
         self.remount()
+
+    def clone(self) -> None:
+        """Go on in a new backup that begins with links into the sealed one."""
+        plain = self.plain.with_name("second")
+        run("cp", "-a", f"{self.plain}/.", plain)
+        sealed, self.name = self.name, f"{self.name} again"
+        run("cp", "-al", f"{self.mount.path / sealed}/.", self.mount.path / self.name)
+        self.walk = Walk(World(self.mount.path / self.name), World(plain), has_base=True)
 
     def compare_elsewhere(self) -> None:
         with self.other.mounted("--read-only") as mount:
