@@ -216,6 +216,7 @@ class Catalogue:
         check_backup_name(name)
         await self.refresh(is_forced=True)
         self._check_free(name)
+        self.repository.writer.look_anew()
         root = new_root(self.repository, name)
         try:
             held = await self._roots.create(root)

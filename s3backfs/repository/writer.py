@@ -53,6 +53,8 @@ SMALL_BYTES = 128 * 1024
 BUNDLE_BYTES = 1024 * 1024
 META_PACK_BYTES = 16 * 1024 * 1024
 PACKS_PER_SEGMENT = 64
+LOOK_EVERY_S = 600.0
+"""How old the last listing of packs may be when a backup begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class Writer:
         self._changed = trio.Event()
         self._has_learned = trio.Event()
         self._refreshing = trio.Lock()
+        self._looked_s = 0.0
         self._unsegmented: list[bytes] = []
         self._undone: list[tuple[Callable[[Any], Awaitable[None]], Any]] = []
 
@@ -122,9 +125,28 @@ class Writer:
             log.warning("the index cannot be brought up to date, less is deduplicated: %s", error)
         self._has_learned.set()
 
+    def look_anew(self) -> None:
+        """List the packs again before a backup begins; contents wait for it.
+
+        In a mount that lives for weeks packs can have been lost, and with them the next backup
+        that took its contents from there.
+        """
+        now_s = trio.current_time()
+        if self._has_learned.is_set() and now_s - self._looked_s >= LOOK_EVERY_S:
+            self._has_learned = trio.Event()
+            self._nursery.start_soon(self._look)
+
+    async def _look(self) -> None:
+        try:
+            await self._refresh_index()
+        except S3backfsError as error:
+            log.warning("the packs cannot be listed anew: %s", error)
+        self._has_learned.set()
+
     async def _refresh_index(self) -> None:
         async with self._refreshing:
             await refresh(self._store, self._keyring, self._index)
+            self._looked_s = trio.current_time()
 
     def shun(self, pack_ids: Collection[bytes]) -> None:
         """Give nothing a place in these packs any more: they are condemned."""
