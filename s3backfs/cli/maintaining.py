@@ -90,6 +90,7 @@ async def opened_for_maintenance(
             cache_bytes=CACHE_BYTES,
             memory_bytes=MEMORY_BYTES,
             is_read_only=False,
+            takes_dead=False,
             level=opened.parameters.compression_level,
         )
         async with open_for_mount(store, opened, options) as repository:

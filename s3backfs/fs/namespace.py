@@ -19,10 +19,10 @@ from s3backfs.backup.node import Node
 from s3backfs.errors import FileSystemError
 from s3backfs.fs import acl
 from s3backfs.fs.caller import Caller
+from s3backfs.fs.joining import find_joined
 from s3backfs.fs.lengths import check_moved
-from s3backfs.manifest.entry import Entry, Extent, Extra, extra_of, settled_extent, with_extra
+from s3backfs.manifest.entry import Entry, Extra, extra_of, with_extra
 from s3backfs.manifest.keys import KEY_MAX_BYTES, entry_key, link_key
-from s3backfs.repository.piece import Piece
 
 NAME_MAX_BYTES = 255
 
@@ -239,16 +239,6 @@ def _present(node: Node) -> Entry:
     return node.entry
 
 
-def link_count(node: Node, entry: Entry) -> int:
-    """What `st_nlink` shows."""
-    if node.is_directory:
-        is_gone = node.parent is None and node is not node.backup.names.top
-        return 0 if is_gone else extra_of(entry).nlink or 2
-    if node.link_id is not None:
-        return extra_of(entry).nlink
-    return 1 if node.parent is not None else 0
-
-
 def _note_names_changed(directory: Node, now_ns: int, *, subdirectories: int = 0) -> None:
     """Set a directory's times, and count its child directories, after a change of its names."""
     names = directory.backup.names
@@ -380,7 +370,7 @@ async def _clone(node: Node, new_parent: Node, new_name: bytes) -> Node:
     target.note_base(node.backup)
     is_linked = node.link_id is not None and extra_of(source).nlink > 1
     group = (node.backup.id, node.link_id) if node.link_id is not None and is_linked else None
-    if group and (joined := await _joined(target, group, source)) is not None:
+    if group and (joined := await find_joined(target, group, source)) is not None:
         await link(joined, new_parent, new_name)
         if extra_of(_present(joined)).nlink >= extra_of(source).nlink:
             target.forget_clone(group)
@@ -412,35 +402,3 @@ async def _lasting_entry(node: Node, new_parent: Node) -> Entry:
             raise FileSystemError(errno.EXDEV)
         if state == (backup.generation, condemned.version):
             return entry
-
-
-async def _joined(target: Backup, group: tuple[bytes, bytes], source: Entry) -> Node | None:
-    """The clone that stands for a link group, if it still shows what the source shows."""
-    clone = target.clones.get(group)
-    if clone is None:
-        return None
-    entry = await target.names.entry(clone)
-    if entry is not None and link_count(clone, entry) and _is_alike(entry, source):
-        return clone
-    target.forget_clone(group)
-    return None
-
-
-def _is_alike(clone: Entry, source: Entry) -> bool:
-    """Whether two inodes show the same, but for numbers, links and ctime."""
-    ours, theirs = (
-        with_extra(
-            msgspec.structs.replace(
-                entry, ctime_ns=0, extents=tuple(map(_placed_extent, entry.extents))
-            ),
-            msgspec.structs.replace(extra_of(entry), ino=0, link_id=None, nlink=0, xattr_ref=None),
-        )
-        for entry in (clone, source)
-    )
-    return ours == theirs
-
-
-def _placed_extent(extent: Extent) -> Extent:
-    """An extent with the place of its bytes, where they have one."""
-    has_place = isinstance(extent.content, Piece) and extent.content.ref is not None
-    return settled_extent(extent) if has_place else extent

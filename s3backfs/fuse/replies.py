@@ -10,7 +10,7 @@ from pyfuse3 import EntryAttributes
 
 from s3backfs.backup.node import Node
 from s3backfs.fs import control_files
-from s3backfs.fs.namespace import link_count
+from s3backfs.fs.joining import link_count
 from s3backfs.fs.privileges import has_privileges
 from s3backfs.manifest.entry import Entry, block_count
 

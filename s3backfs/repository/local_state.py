@@ -31,15 +31,19 @@ class WriterIdentity:
     Every mount writes under an id of its own, so that a cloned machine is another writer.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, takes_dead: bool = True) -> None:
         self._directory = directory / "writers"
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._files: dict[bytes, int] = {}
         self._is_needed = True
-        for path in sorted(self._directory.iterdir()):
+        for path in sorted(self._directory.iterdir()) if takes_dead else ():
             self._try_to_hold(path)
         self.writer_id = secrets.token_bytes(ID_BYTES)
         self._try_to_hold(self._path(self.writer_id))
+        while self.writer_id not in self._files:
+            # Another mount took the new file for that of a dead writer before it was locked.
+            self.writer_id = secrets.token_bytes(ID_BYTES)
+            self._try_to_hold(self._path(self.writer_id))
 
     def _path(self, writer_id: bytes) -> Path:
         return self._directory / writer_id.hex()

@@ -48,6 +48,8 @@ class RepositoryOptions:
     is_read_only: bool
     level: int | None
     """zstd's level for what this mount writes; None stores without compression."""
+    takes_dead: bool = True
+    """Whether to go on with what dead mounts of this machine have left."""
     lease_s: float = LEASE_S
     clock: Callable[[], float] = boot_time_s
     """Seconds that go on while this machine is suspended."""
@@ -166,8 +168,10 @@ async def open_for_mount(
     cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity = notes = None
     if not options.is_read_only:
-        await _wait_for_finishing(state_dir)
-        identity, notes = WriterIdentity(state_dir), UploadNotes(state_dir)
+        if options.takes_dead:
+            await _wait_for_finishing(state_dir)
+        identity = WriterIdentity(state_dir, takes_dead=options.takes_dead)
+        notes = UploadNotes(state_dir)
         store = WrappedStore(store, notes)
     index = ChunkIndex(cache_dir / "index.sqlite")
     condemned = CondemnedSets(store, keyring)

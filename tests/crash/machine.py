@@ -12,7 +12,7 @@ from s3backfs.backup.catalogue import Catalogue
 from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.node import Node
 from s3backfs.backup.nodes import RepositoryNodes
-from s3backfs.fs import attributes, namespace
+from s3backfs.fs import attributes, joining, namespace
 from s3backfs.fs.attributes import Changes
 from s3backfs.fs.caller import Caller
 from s3backfs.fs.control_files import ControlFiles
@@ -181,7 +181,7 @@ class Machine:
         elif entry.mode & 0o170000 == 0o120000:
             content = entry.inline or b""
         xattrs = tuple(sorted(extra_of(entry).xattrs.items()))
-        links = 1 if node.is_directory else namespace.link_count(node, entry)
+        links = 1 if node.is_directory else joining.link_count(node, entry)
         group = numbers.setdefault(node.number, len(numbers)) if links > 1 else -1
         return Seen(entry.mode, content, xattrs, group, links)
 

@@ -16,7 +16,7 @@ from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.node import Node
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.errors import FileSystemError, StoreError
-from s3backfs.fs import attributes, namespace
+from s3backfs.fs import attributes, joining, namespace
 from s3backfs.fs.attributes import Changes
 from s3backfs.fs.caller import Caller
 from s3backfs.fs.files import Files
@@ -150,7 +150,7 @@ class Kernel:
         return Seen(
             number=node.number,
             mode=entry.mode,
-            nlink=namespace.link_count(node, entry),
+            nlink=joining.link_count(node, entry),
             uid=entry.uid,
             gid=entry.gid,
             size=entry.size,
