@@ -21,6 +21,7 @@ from s3backfs.cli.status import status
 from s3backfs.cli.sync import sync
 from s3backfs.cli.terminal import note
 from s3backfs.cli.umount import umount
+from s3backfs.privacy import hide_memory
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -78,4 +79,5 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Enter from the command line."""
+    hide_memory()
     sys.exit(run(sys.argv[1:]))

@@ -19,6 +19,7 @@ import click
 
 from s3backfs.config import Secret
 from s3backfs.errors import ConfigurationError
+from s3backfs.privacy import wipe_variable
 
 FILE_VARIABLE = "S3BACKFS_PASSPHRASE_FILE"
 COMMAND_VARIABLE = "S3BACKFS_PASSPHRASE_COMMAND"
@@ -30,7 +31,8 @@ _MAX_BYTES = 64 << 10
 def take_passphrase() -> Secret | None:
     """Read the passphrase that the environment leads to; None where it names no source.
 
-    The variables are removed from the environment, so that no child process inherits them.
+    The variables are removed from the environment, so that no child process inherits them, and
+    overwritten where the kernel shows them.
 
     Raises:
         ConfigurationError: the source cannot be read, or holds nothing.
@@ -54,6 +56,8 @@ def _new(variable: str) -> str:
 
 
 def _take(variables: Sequence[str]) -> Secret | None:
+    for name in variables:
+        wipe_variable(name)
     given = {name: os.environ.pop(name, None) for name in variables}
     for variable, value in given.items():
         if value is not None:
