@@ -194,6 +194,11 @@ class Structure:
             remedy = pack_remedy(pack_id)
             self.damages.append(Damage(What.MOVED, error.key, 0, error.message, remedy, pack_id))
             table = None
+        except UnsupportedFormatError as error:
+            # The version stands in clear: damage can look like a newer format.
+            key, remedy = f"moved/{pack_id.hex()}", pack_remedy(pack_id)
+            self.damages.append(Damage(What.MOVED, key, 0, str(error), remedy, pack_id))
+            table = None
         for ref in list(self.references.refs(pack_id)):
             parts = None
             if table is not None:

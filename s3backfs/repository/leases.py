@@ -28,6 +28,7 @@ from s3backfs.errors import (
     ObjectMissingError,
     RefusedError,
     S3backfsError,
+    UnsupportedFormatError,
 )
 from s3backfs.format.keys import Keyring
 from s3backfs.format.lease import Lease, decode_lease, encode_lease
@@ -197,7 +198,7 @@ async def has_run_out(store: Store, keyring: Keyring, writer: bytes) -> bool:
         return not (await _look_at(store, keyring, await store.head(key))).is_alive
     except ObjectMissingError:
         return True
-    except IntegrityError as error:
+    except (IntegrityError, UnsupportedFormatError) as error:
         log.warning("the lease of another writer cannot be read, it counts as alive: %s", error)
         return False
 

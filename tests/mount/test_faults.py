@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 import random
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.mount.trees import differences, make_tree, rsync
-from tests.mounts import Machine
+from tests.mounts import Machine, Mount
 from tests.proxy import FaultName, Incoming, Proxy, proxy_for
 from tests.servers import Server
 
@@ -176,3 +179,73 @@ def test_a_stalled_answer_ends(behind: Machine, other: Machine, proxy: Proxy) ->
     assert proxy.counts["stalled"] == 1
     with other.mounted() as mount:
         assert (mount.path / "monday" / "file").read_bytes() == b"data" * 1000
+
+
+MEMORY_BYTES = 64 << 20
+LARGE_BYTES = int(os.environ.get("FAULTS_LARGE_MIB", "56")) << 20
+
+
+def peak_bytes(mount: Mount) -> int:
+    """The most memory that the process of a mount has had, since this was asked for last."""
+    process = Path(f"/proc/{mount.pid()}")
+    status = (process / "status").read_text()
+    # Only root may; what opening a key took stands in the first peak otherwise.
+    with contextlib.suppress(OSError):
+        (process / "clear_refs").write_text("5")
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+
+def rest_bytes(mount: Mount) -> int:
+    """How much memory a mount has that does nothing."""
+    peak_bytes(mount)
+    return peak_bytes(mount)
+
+
+def test_memory_is_bounded_while_s3_is_bad(behind: Machine, other: Machine, proxy: Proxy) -> None:
+    """A network that is slow, jittery, away and lossy costs time: no byte, and no more memory.
+
+    Parts arrive out of order; a large file is written over an outage, and read in drops.
+    """
+    data = os.urandom(LARGE_BYTES)
+    randomness = random.Random(1)
+    bad: list[FaultName] = ["jitter", "jitter", "slow", "drops", "truncated"]
+
+    def script(_: Incoming) -> FaultName | None:
+        return randomness.choice(bad) if randomness.random() < 0.5 else None
+
+    with behind.mounted("--memory", str(MEMORY_BYTES)) as mount:
+        (mount.path / "monday").mkdir()
+        before_bytes = rest_bytes(mount)
+        proxy.script = lambda incoming: "reset before" if incoming.method != "GET" else "jitter"
+        with ThreadPoolExecutor(1) as threads:
+            writing = threads.submit((mount.path / "monday" / "large").write_bytes, data)
+            await_full(mount)
+            assert not writing.done()
+            proxy.script = script
+            assert writing.result(60) == LARGE_BYTES
+        behind.run("sync", str(mount.path))
+        assert peak_bytes(mount) - before_bytes < MEMORY_BYTES * 3 // 2
+        proxy.script = lambda _: None
+    assert proxy.counts["drops"]
+    assert proxy.counts["jitter"]
+    with behind.mounted("-o", "ro", "--memory", str(MEMORY_BYTES)) as mount:
+        before_bytes = rest_bytes(mount)
+        proxy.script = script
+        assert (mount.path / "monday" / "large").read_bytes() == data
+        assert peak_bytes(mount) - before_bytes < MEMORY_BYTES * 3 // 2
+    with other.mounted("-o", "ro") as mount:
+        assert (mount.path / "monday" / "large").read_bytes() == data
+
+
+def await_full(mount: Mount) -> None:
+    """Wait until the buffers of a mount take nothing more."""
+    previous = -1
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s:
+        status = json.loads((mount.path / ".s3backfs" / "status.json").read_text())
+        now = int(status["in_flight_bytes"])
+        if now == previous and now > MEMORY_BYTES // 4:
+            return
+        previous = now
+        time.sleep(0.3)
+    raise AssertionError(f"{previous} bytes in flight")
