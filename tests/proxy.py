@@ -31,6 +31,7 @@ FaultName = Literal[
     "answer lost",
     "truncated",
     "error in 200",
+    "unsaid",
     "late",
     "jitter",
     "slow",
@@ -69,6 +70,7 @@ class Incoming:
     method: str
     path: str
     authorization: str = ""
+    is_copy: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -89,7 +91,8 @@ class Proxy:
 
     def choose(self, incoming: Incoming) -> FaultName | None:
         name = self.script(incoming)
-        if name == "error in 200" and not incoming.is_complete:
+        can_fail_in_200 = incoming.is_complete or incoming.is_copy
+        if name in ("error in 200", "unsaid") and not can_fail_in_200:
             return None
         self.counts[name or ""] += 1
         return name
@@ -139,13 +142,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         try:
-            self._carry_out(
-                self.proxy.choose(
-                    Incoming(self.command, self.path, self.headers.get("Authorization") or "")
-                )
-            )
+            self._carry_out(self.proxy.choose(self._incoming()))
         except OSError:
             self.close_connection = True
+
+    def _incoming(self) -> Incoming:
+        authorization = self.headers.get("Authorization") or ""
+        return Incoming(self.command, self.path, authorization, "x-amz-copy-source" in self.headers)
 
     def _carry_out(self, fault: FaultName | None) -> None:
         length = int(self.headers.get("Content-Length") or 0)
@@ -166,6 +169,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         if fault in _ERRORS:
             self._refuse(*_ERRORS[fault])
+            return
+        if fault == "unsaid":
+            self._send_xml(200, "<CopyObjectResult></CopyObjectResult>")
             return
         status, headers, data = self._forward(body)
         if fault == "answer lost":
@@ -225,13 +231,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data[first:])
 
     def _refuse(self, status: int, code: str) -> None:
-        text = f"<Error><Code>{code}</Code><Message>scripted</Message></Error>".encode()
+        self._send_xml(status, f"<Error><Code>{code}</Code><Message>scripted</Message></Error>")
+
+    def _send_xml(self, status: int, xml: str) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/xml")
-        self.send_header("Content-Length", str(len(text)))
+        self.send_header("Content-Length", str(len(xml)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(text)
+            self.wfile.write(xml.encode())
 
     def _reset(self) -> None:
         """Let the kernel send RST instead of an orderly end."""

@@ -101,6 +101,46 @@ def test_a_failed_complete(fault: FaultName, behind: Machine, other: Machine, pr
         assert (mount.path / "monday" / "large").read_bytes() == data
 
 
+@pytest.mark.parametrize("fault", ["error in 200", "answer lost", "unsaid"])
+def test_a_failed_copy(fault: FaultName, behind: Machine, other: Machine, proxy: Proxy) -> None:
+    """A backup is forgotten only when its root stands in the trash: a good status is no proof."""
+    with behind.mounted() as mount:
+        (mount.path / "monday").mkdir()
+        (mount.path / "monday" / "file").write_bytes(b"data")
+    left = [1]
+
+    def script(incoming: Incoming) -> FaultName | None:
+        if not incoming.is_copy or not left[0]:
+            return None
+        left[0] -= 1
+        return fault
+
+    with behind.mounted("-o", "allow-forget") as mount:
+        proxy.script = script
+        (mount.path / "monday" / "file").unlink()
+        if fault == "unsaid":
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                (mount.path / "monday").rmdir()
+        else:
+            (mount.path / "monday").rmdir()
+    assert proxy.counts[fault]
+    proxy.script = lambda _: None
+    with other.mounted("-o", "ro") as mount:
+        assert os.listdir(mount.path) == (["monday"] if fault == "unsaid" else [])
+    trash = [key for key in keys_of(proxy.server, other) if "/trash/" in key]
+    assert bool(trash) == (fault != "unsaid")
+
+
+def keys_of(server: Server, machine: Machine) -> list[str]:
+    """All keys of the bucket that a machine's repository is in."""
+    client = server.client()
+    bucket = machine.url.removeprefix("s3://").partition("/")[0]
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
+    client.close()
+    return keys
+
+
 def test_writers_wait_while_s3_is_away(behind: Machine, other: Machine, proxy: Proxy) -> None:
     """An outage delays fsync, and nothing is reported as durable before it is."""
     with behind.mounted() as mount:
