@@ -25,6 +25,7 @@ from s3backfs.errors import (
     ObjectMissingError,
     OwnershipLostError,
     S3backfsError,
+    StoreError,
 )
 from s3backfs.format.lease import Condemned, encode_condemned
 from s3backfs.format.refs import ID_BYTES
@@ -347,6 +348,13 @@ class Prune:
             return
         self._result.removed_segments = await tidy_segments(self._repository)
         await self._tidy_leases()
+        try:
+            await self._abort_uploads()
+        except StoreError as error:
+            # Several stores cannot list uploads.
+            log.info("abandoned uploads could not be aborted: %s", error)
+
+    async def _abort_uploads(self) -> None:
         oldest_ns = self._lease.renewed_ns - int(UPLOAD_AGE_S * _NS)
         async for page in self._store.list_uploads(""):
             for upload in page:
