@@ -222,3 +222,25 @@ def test_a_refusal_in_mid_run(
     with machine.mounted("-o", "ro") as mount:
         assert sorted(os.listdir(mount.path / "monday")) == ["directory", "one", "three", "two"]
         assert (mount.path / "monday" / "one").read_bytes() == b"one and more"
+
+
+def test_a_large_write_that_was_refused(moto: Server, proxy: Proxy, tmp_path: Path) -> None:
+    """A full bucket ends a copy with ENOSPC; with room again the mount recovers by itself."""
+    moto.make_bucket("bucket")
+    machine = machine_at(tmp_path / "m", proxy.server, "file")
+    give(machine, "AKIAOLD")
+    machine.run("init")
+    data = os.urandom(70 << 20)
+    with machine.mounted("--memory", "64MiB", "--idle-checkpoint", "1") as mount:
+        backup = mount.path / "monday"
+        backup.mkdir()
+        machine.run("sync", str(mount.path))
+        proxy.script = lambda incoming: "quota" if incoming.method in ("PUT", "POST") else None
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            (backup / "large").write_bytes(data)
+        await_status(mount, lambda status: "is full" in str(status["last_error"]))
+        proxy.script = lambda _: None
+        await_status(mount, lambda status: not status["last_error"])
+        (backup / "large").write_bytes(data)
+    with machine.mounted("-o", "ro") as mount:
+        assert (mount.path / "monday" / "large").read_bytes() == data
