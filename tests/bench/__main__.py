@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -126,6 +127,8 @@ def main(
     compare: tuple[Path, Path] | None,
 ) -> None:
     """Measure s3backfs beside its peers."""
+    # As Ctrl-C does: mounts, servers and folders go.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if compare:
         results.compare(*(results.load(path) for path in compare))
         return

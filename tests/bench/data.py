@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -14,7 +16,7 @@ _BLOCK_BYTES = 1 << 20
 _BIG_BYTES = 2 << 30
 _NOISE_BYTES = 1 << 30
 _FILES_COUNT = 20_000
-_FILE_MAX_BYTES = 256 * 1024
+_FILE_MAX_BYTES = 1 << 20
 _SYSTEM = ("/usr/share", "/usr/lib", "/usr/include", "/usr/bin")
 
 
@@ -88,27 +90,32 @@ def _is_plain(path: Path) -> bool:
 
 
 def _copy_some(target: Path, count: int) -> None:
-    """Copy the first `count` small files and symlinks, with their directories."""
+    """Copy small files and symlinks, with their directories."""
     names = b"\0".join(os.fsencode(path) for path in _chosen(count))
     command = ["rsync", "-a", "--from0", "--files-from=-", "/", f"{target}/"]
     subprocess.run(command, input=names, check=True)
 
 
 def _chosen(count: int) -> Iterator[str]:
-    left = count
-    for top in _SYSTEM:
-        for folder, folders, names in os.walk(top):
-            folders.sort()
-            for name in sorted(names):
-                path = Path(folder, name)
-                mode = path.lstat()
-                is_small = stat.S_ISREG(mode.st_mode) and mode.st_size <= _FILE_MAX_BYTES
-                if not is_small and not stat.S_ISLNK(mode.st_mode):
-                    continue
-                if not left:
-                    return
-                left -= 1
-                yield str(path)[1:]
+    """Whole directories from everywhere in the system's trees, up to a number of files."""
+    folders = sorted(_folders(), key=lambda folder: hashlib.sha256(os.fsencode(folder)).digest())
+    files = (name for folder in folders for name in _small_files(folder))
+    return itertools.islice(files, count)
+
+
+def _folders() -> list[str]:
+    return [folder for top in _SYSTEM for folder, _, _ in os.walk(top)]
+
+
+def _small_files(folder: str) -> list[str]:
+    with os.scandir(folder) as found:
+        return sorted(entry.path[1:] for entry in found if _is_small(entry))
+
+
+def _is_small(entry: os.DirEntry[str]) -> bool:
+    if entry.is_symlink():
+        return True
+    return entry.is_file() and entry.stat().st_size <= _FILE_MAX_BYTES
 
 
 def extent(folder: Path) -> tuple[int, int]:

@@ -47,8 +47,14 @@ class Meter:
             raise RuntimeError(f"{process.args!r}: exit {process.returncode}, see {self.log}")
 
     def run(self, command: Sequence[str], **more: str) -> None:
-        """Run a command to its end."""
-        self.finish(self.start(command, **more))
+        """Run a command to its end, which comes at once if this process shall end."""
+        process = self.start(command, **more)
+        try:
+            self.finish(process)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            raise
 
     @contextlib.contextmanager
     def mounted(
