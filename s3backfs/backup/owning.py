@@ -54,6 +54,8 @@ class RootWriter:
         # Roots that were sent and not answered; they may be there, and they are ours.
         self._unanswered: dict[bytes, set[bytes]] = {}
         self._sequences: dict[bytes, int] = {}
+        # All copies of a root in state sealed, by its nonce.
+        self._copies: dict[bytes, list[str]] = {}
 
     # -- open roots --------------------------------------------------------------------------
 
@@ -70,6 +72,8 @@ class RootWriter:
         if over is not None:
             root, condition = await self._beyond_left(key, root, over)
         if await self._is_conditional():
+            if over is None:
+                await self._check_absent(sealed_key(self._repository, root.name))
             try:
                 return await self._put(key, root, condition)
             except PreconditionFailedError:
@@ -147,7 +151,12 @@ class RootWriter:
         await self._check_epochs(root)
         await self._put_copy(root)
         stored = await self._put(held.key, root, None)
-        await self._remove(await self._check_epochs(root))
+        older = await self._check_epochs(root)
+        if root.state == BackupState.SEALED:
+            # They go with the root itself, which has one more step to its place.
+            self._copies[root.owner.nonce] = [Copy.of(root).key, *older]
+        else:
+            await self._remove(older)
         return stored
 
     async def fence(self, held: HeldRoot) -> HeldRoot:
@@ -284,15 +293,16 @@ class RootWriter:
         Raises:
             RepositoryExistsError: there is another sealed backup of this name.
         """
+        key = sealed_key(self._repository, root.name)
+        if await self._is_conditional():
+            try:
+                return await self._put(key, self._next(root), IfAbsent())
+            except PreconditionFailedError:
+                return await self._sealed_alike(root)
         with suppress(ObjectMissingError):
             # Another attempt may have stored it already.
             return await self._sealed_alike(root)
-        is_conditional, root = await self._is_conditional(), self._next(root)
-        try:
-            condition = IfAbsent() if is_conditional else None
-            return await self._put(sealed_key(self._repository, root.name), root, condition)
-        except PreconditionFailedError as error:
-            raise RepositoryExistsError("there is a sealed backup of this name already") from error
+        return await self._put(key, self._next(root), None)
 
     async def _sealed_alike(self, root: Root) -> HeldRoot:
         key = sealed_key(self._repository, root.name)
@@ -303,7 +313,11 @@ class RootWriter:
 
     async def _try_to_remove(self, held: HeldRoot) -> None:
         try:
-            await self.remove(held)
+            copies = self._copies.pop(held.root.owner.nonce, None)
+            if copies is None:
+                await self.remove(held)
+            else:
+                await self._store.delete([held.key, *copies])
         except S3backfsError as error:
             log.info("%s could not be removed, which does no harm: %s", held.key, error)
 

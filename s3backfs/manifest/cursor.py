@@ -127,13 +127,16 @@ class Cursor(Generic[V]):
             self._loaded = found
         return self._loaded
 
-    def expect(self, hi: bytes | None) -> None:
-        """Tell the store which nodes a walk up to `hi` will read after this one."""
+    def expect(self) -> None:
+        """Tell the store which nodes a walk will read after this one.
+
+        Also where somebody wants less: who reads one directory reads others near it, and they
+        come along by the same GET.
+        """
         if not self._path or self._loaded is not None:
             return
         node, number = self._path[-1]
-        end = len(node) if hi is None else bisect_left(node.keys, hi, number) + 1
-        following = node.values(number + 1, min(end, number + 1 + NODES_AHEAD))
+        following = node.values(number + 1, min(len(node), number + 1 + NODES_AHEAD))
         self._nodes.store.expect_nodes([child.ref for child in following])
 
     async def seek(self, key: bytes) -> None:

@@ -77,6 +77,7 @@ class Tree(Generic[V]):
         if cursor is None:
             return None
         await cursor.seek(key)
+        cursor.expect()
         found: V | None = (await cursor.load()).find(key)
         return found
 
@@ -92,7 +93,7 @@ class Tree(Generic[V]):
             return
         await cursor.seek(lo)
         while True:
-            cursor.expect(hi)
+            cursor.expect()
             node = await cursor.load()
             first = bisect_left(node.keys, lo)
             last = len(node) if hi is None else bisect_left(node.keys, hi)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from enum import Enum, auto
 
 import trio
 
@@ -17,7 +18,21 @@ class UnsupportedError(StoreError):
     """The store does not know this kind of request."""
 
 
+class Enforced(Enum):
+    """What a store does with conditions."""
+
+    ALL = auto()
+    ABSENCE_ONLY = auto()
+    """IfAbsent is refused as it should; IfMatch is not understood as it was written."""
+    NONE = auto()
+
+
 async def are_conditions_enforced(store: Store, key: str) -> bool:
+    """Whether a store enforces all conditions, see `find_enforced`."""
+    return await find_enforced(store, key) is Enforced.ALL
+
+
+async def find_enforced(store: Store, key: str) -> Enforced:
     """Write `key` over itself under conditions that hold and that do not; then delete it.
 
     The delete may fail, for a writer may be allowed to create only.
@@ -27,11 +42,12 @@ async def are_conditions_enforced(store: Store, key: str) -> bool:
     """
     first = await store.put(key, b"probe")
     try:
-        return (
-            await _is_refused(store, key, IfAbsent())
-            and await _is_refused(store, key, IfMatch(_FOREIGN_ETAG))
-            and not await _is_refused(store, key, IfMatch(first.etag))
-        )
+        if not await _is_refused(store, key, IfAbsent()):
+            return Enforced.NONE
+        is_matched = await _is_refused(
+            store, key, IfMatch(_FOREIGN_ETAG)
+        ) and not await _is_refused(store, key, IfMatch(first.etag))
+        return Enforced.ALL if is_matched else Enforced.ABSENCE_ONLY
     finally:
         with trio.move_on_after(_CLEANUP_S, shield=True), suppress(StoreError):
             await store.delete([key])

@@ -33,7 +33,7 @@ from s3backfs.store.base import (
 )
 from s3backfs.store.location import S3Location
 from s3backfs.store.pages import PAGE_COUNT, Page, Pages
-from s3backfs.store.probing import UnsupportedError, are_conditions_enforced
+from s3backfs.store.probing import Enforced, UnsupportedError, find_enforced
 from s3backfs.store.s3_client import S3Settings, make_client
 from s3backfs.store.s3_errors import LIBRARY_ERRORS, Place, translate
 from s3backfs.store.s3_renewal import Renewal, as_passing, is_renewable
@@ -81,9 +81,13 @@ class S3Store:
     async def probe(self, key: str) -> None:
         for quote in (True, False):
             self._has_conditional_put, self._quote_etags = None, quote
-            if await are_conditions_enforced(self, key):
+            enforced = await find_enforced(self, key)
+            if enforced is Enforced.ALL:
                 self._has_conditional_put = True
                 return
+            if enforced is Enforced.NONE:
+                # Another way to write an etag would change nothing.
+                break
         self._has_conditional_put, self._quote_etags = False, True
 
     async def run(self, request: Callable[[], T], key: str = "", *, is_write: bool = True) -> T:

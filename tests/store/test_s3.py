@@ -365,7 +365,7 @@ async def test_a_server_that_wants_bare_etags_is_found_out() -> None:
 
 async def test_a_server_without_conditions_gets_none() -> None:
     """Where a condition is answered 501 the probe says so, and later puts are sent without."""
-    with canned_server(OK, UNKNOWN, DELETED, OK, UNKNOWN, DELETED, OK) as canned:
+    with canned_server(OK, UNKNOWN, DELETED, OK) as canned:
         store = store_at(canned.endpoint)
         await store.probe("probe")
         assert store.has_conditional_put is False
