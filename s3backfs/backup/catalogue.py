@@ -214,13 +214,15 @@ class Catalogue:
         """
         self._check_writable()
         check_backup_name(name)
-        await self.refresh(is_forced=True)
+        await self.refresh()
         self._check_free(name)
         self.repository.writer.look_anew()
         root = new_root(self.repository, name)
         try:
             held = await self._roots.create(root)
         except RepositoryExistsError:
+            # Who looks now shall see what is in the way.
+            await self.refresh(is_forced=True)
             raise FileSystemError(errno.EEXIST) from None
         return self._add(held, is_own=True)
 
