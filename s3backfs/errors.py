@@ -103,6 +103,13 @@ class LeaseLapsedError(RepositoryError):
     exit_code = 17
 
 
+class LockedError(RepositoryError):
+    """The backup has the tag that keeps it from being forgotten."""
+
+    errno_code = errno.EPERM
+    exit_code = 18
+
+
 class RepositoryBusyError(RepositoryError):
     """Another process of this machine holds what is needed."""
 

@@ -19,8 +19,9 @@ from s3backfs.backup.finding import Found, gone, load_all, look, outdated, with_
 from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.backup.owning import RootWriter
-from s3backfs.backup.roots import SEALED_PREFIX, HeldRoot
+from s3backfs.backup.roots import HeldRoot
 from s3backfs.backup.standing import Standing
+from s3backfs.backup.trash import move_to_trash
 from s3backfs.errors import (
     FileSystemError,
     ObjectMissingError,
@@ -34,8 +35,6 @@ from s3backfs.repository.leases import has_run_out
 from s3backfs.repository.repository import Repository
 
 log = logging.getLogger(__name__)
-
-TRASH_PREFIX = "trash/"
 
 REFRESH_S = 5.0
 """How old the picture of other machines' backups may be."""
@@ -240,14 +239,12 @@ class Catalogue:
 
         Raises:
             FileSystemError: EROFS on a read-only mount.
+            LockedError: its tags say that it stays.
         """
         self._check_writable()
         await self._complete_seal(backup)
-        encoded = backup.held.key.removeprefix(SEALED_PREFIX)
-        await self.repository.store.copy(
-            backup.held.key, f"{TRASH_PREFIX}{time.time_ns()}/{encoded}"
-        )
-        await self.repository.store.delete([backup.held.key])
+        store, keyring = self.repository.store, self.repository.keyring
+        await move_to_trash(store, keyring, backup.held.key, backup.root.owner.nonce)
         self._forget(backup.name)
 
     async def seal(self, backup: Backup) -> None:

@@ -38,6 +38,7 @@ class Kind(IntEnum):
     MOVED = 6
     CONDEMNED = 7
     VERIFIED = 8
+    TAG = 9
 
 
 class Ref(msgspec.Struct, frozen=True, gc=False, kw_only=True, array_like=True):

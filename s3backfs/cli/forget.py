@@ -1,0 +1,306 @@
+"""The verbs `forget`, `delete` and `unforget`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from s3backfs.cli.keeping import Report, as_names, run_on_store, run_reading, split_url
+from s3backfs.cli.options import DURATION, store_config, store_options
+from s3backfs.cli.terminal import format_time, note, print_json, print_table, printable
+from s3backfs.control import wire_name
+from s3backfs.errors import ConfigurationError, S3backfsError
+
+if TYPE_CHECKING:
+    from s3backfs.format.keys import Keyring
+    from s3backfs.maintenance.forgetting import ForgetPlan
+    from s3backfs.maintenance.policy import Decision
+    from s3backfs.maintenance.trash import Trashed
+    from s3backfs.repository.repository import Repository
+    from s3backfs.store.base import Store
+
+_RULES = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+_COUNT = click.IntRange(min=0)
+
+
+def _keep_options(command: Any) -> Any:
+    for rule in reversed(_RULES):
+        what = "newest backups" if rule == "last" else f"newest {rule} backups"
+        option = click.option(
+            f"--keep-{rule}", type=_COUNT, default=0, metavar="N", help=f"Keep the N {what}."
+        )
+        command = option(command)
+    return command
+
+
+def _share(_context: click.Context, _option: click.Parameter, value: str) -> float:
+    try:
+        share = float(value.rstrip("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise click.BadParameter("it is a share like 50%")
+    return share
+
+
+def _group_keys(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
+    keys = tuple(key for key in value.split(",") if key and key != "none")
+    if not set(keys) <= {"host", "prefix"}:
+        raise click.BadParameter("it is host, prefix, both with a comma, or none")
+    return keys
+
+
+@click.command
+@click.argument("words", nargs=-1, metavar="URL [PATTERN]...")
+@_keep_options
+@click.option(
+    "--keep-within", type=DURATION, default="0s", metavar="TIME",
+    help="Keep what is at most so much older than the newest of its group, like 30d.",
+)  # fmt: skip
+@click.option(
+    "--keep-tag", multiple=True, metavar="TAG", help="Keep what has this tag: NAME or NAME=VALUE."
+)
+@click.option(
+    "--min-keep", type=_COUNT, default=1, show_default=True, metavar="N",
+    help="Leave a group whole if fewer complete backups than this would remain.",
+)  # fmt: skip
+@click.option(
+    "--group-by", callback=_group_keys, default="host,prefix", show_default=True, metavar="KEYS",
+    help="Apply the policy to each of these: host, prefix of the name, or none.",
+)  # fmt: skip
+@click.option(
+    "--max-share", callback=_share, default="50%", show_default=True, metavar="SHARE",
+    help="Refuse to forget more than this share at once.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Forget more than --max-share.")
+@click.option("--dry-run", is_flag=True, help="Say what would go; change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@store_options
+def forget(words: tuple[str, ...], **params: Any) -> int:
+    """Move backups that no rule keeps to the trash.
+
+    In each group the newest of every hour, day, ... that has backups is kept, as many as asked for.
+    Never forgotten are the newest of a group, open and damaged backups, and those with the tag
+    `locked`. Times are bounded by the server's clock. `s3backfs unforget` brings back what was
+    forgotten until `s3backfs prune` removes it.
+
+    The prefix of a name is what is in front of its date, weekday, or number behind a dot.
+
+    \b
+    Examples:
+      s3backfs forget s3://bucket/prefix --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run
+      s3backfs forget s3://bucket/prefix 'web1-*' --keep-last 3 --keep-within 30d
+      s3backfs forget s3://bucket/prefix --keep-daily 7 --keep-tag release --group-by host
+    """
+    url, patterns = split_url(words, "URL")
+    store = store_config(params)
+    plan, spared = run_on_store(url, store, partial(_forget, patterns=patterns, params=params))
+    if params["as_json"]:
+        print_json(_plan_as_json(plan, spared, is_dry_run=params["dry_run"]))
+    else:
+        _print_plan(plan, is_dry_run=params["dry_run"])
+    for name in spared:
+        note(f"{printable(name)} was locked meanwhile and stays")
+    if plan.is_refused and not params["force"]:
+        note(_refusal(plan))
+        return ConfigurationError.exit_code
+    return 0
+
+
+async def _forget(
+    store: Store, keyring: Keyring, report: Report, patterns: Sequence[str], params: dict[str, Any]
+) -> tuple[ForgetPlan, Sequence[bytes]]:
+    from s3backfs.maintenance.forgetting import forget, plan_forget
+    from s3backfs.maintenance.policy import Policy
+    from s3backfs.maintenance.shelf import load_shelf
+
+    policy = Policy(
+        **{rule: params[f"keep_{rule}"] for rule in _RULES},
+        within=timedelta(seconds=params["keep_within"]) if params["keep_within"] else None,
+        tags=params["keep_tag"],
+        min_keep=params["min_keep"],
+    )
+    if policy.is_empty:
+        raise ConfigurationError("nothing would be kept: give at least one --keep-... option")
+    report("reading roots")
+    shelf = await load_shelf(store, keyring)
+    plan = plan_forget(shelf, patterns, policy, params["group_by"], params["max_share"])
+    if params["dry_run"] or (plan.is_refused and not params["force"]):
+        return plan, ()
+    return plan, await forget(store, keyring, plan.going, report)
+
+
+def _refusal(plan: ForgetPlan) -> str:
+    return (
+        f"nothing was forgotten: {len(plan.going)} of {len(plan.decisions)} backups would go at "
+        "once; --force, or a larger --max-share, allows that"
+    )
+
+
+def _print_plan(plan: ForgetPlan, *, is_dry_run: bool) -> None:
+    rows = [_plan_row(decision) for decision in plan.decisions]
+    rows += [(printable(name), "-", "-", "stays", why) for name, why in plan.left_out.items()]
+    print_table(("backup", "sealed", "group", "what", "why"), rows)
+    if is_dry_run or not plan.is_refused:
+        verb = "would be forgotten" if is_dry_run else "forgotten"
+        click.echo(f"{len(plan.going)} of {len(plan.decisions)} backups {verb}")
+
+
+def _plan_row(decision: Decision) -> tuple[str, ...]:
+    candidate = decision.candidate
+    return (
+        printable(candidate.name),
+        candidate.sealed.strftime("%Y-%m-%d %H:%M:%S"),
+        printable(" ".join(decision.group)),
+        "goes" if decision.goes else "stays",
+        ", ".join(decision.reasons),
+    )
+
+
+def _plan_as_json(plan: ForgetPlan, spared: Sequence[bytes], *, is_dry_run: bool) -> dict[str, Any]:
+    return {
+        "dry_run": is_dry_run,
+        "refused": plan.is_refused,
+        "backups": [
+            {
+                "name": wire_name(decision.candidate.name),
+                "sealed_ns": int(decision.candidate.sealed.timestamp() * 10**6) * 1000,
+                "group": list(decision.group),
+                "goes": decision.goes and decision.candidate.name not in spared,
+                "reasons": list(decision.reasons),
+            }
+            for decision in plan.decisions
+        ],
+        "left_out": {wire_name(name): why for name, why in plan.left_out.items()},
+    }
+
+
+# -- delete ----------------------------------------------------------------------------------
+
+
+@click.command
+@click.argument("words", nargs=-1, metavar="URL NAME...")
+@click.option("--dry-run", is_flag=True, help="Say what would go; change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@store_options
+def delete(words: tuple[str, ...], as_json: bool, dry_run: bool, **params: Any) -> int:
+    """Move single sealed backups to the trash.
+
+    All names are looked at first: if one is unknown, open or locked, none goes. `s3backfs unforget`
+    brings them back until `s3backfs prune` removes them.
+
+    \b
+    Examples:
+      s3backfs delete s3://bucket/prefix web1-monday
+      s3backfs delete s3://bucket/prefix web1-monday web1-tuesday --dry-run
+    """
+    url, names = split_url(words, "URL and NAME")
+    if not names:
+        raise click.UsageError("give the NAME of a backup")
+
+    async def act(store: Store, keyring: Keyring, report: Report) -> Sequence[bytes]:
+        from s3backfs.maintenance.forgetting import choose_named, forget
+        from s3backfs.maintenance.shelf import load_shelf
+
+        going = choose_named(await load_shelf(store, keyring), as_names(names))
+        spared = [] if dry_run else await forget(store, keyring, going, report)
+        return [each.name for each in going if each.name not in spared]
+
+    gone = run_on_store(url, store_config(params), act)
+    if as_json:
+        print_json({"dry_run": dry_run, "forgotten": [wire_name(name) for name in gone]})
+    else:
+        for name in gone:
+            click.echo(f"{printable(name)} {'would be ' if dry_run else ''}forgotten")
+    return 0
+
+
+# -- unforget --------------------------------------------------------------------------------
+
+
+@click.command
+@click.argument("words", nargs=-1, metavar="URL [NAME]...")
+@click.option("--list", "only_list", is_flag=True, help="Show what is in the trash.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@store_options
+def unforget(words: tuple[str, ...], only_list: bool, as_json: bool, **params: Any) -> int:
+    """Bring forgotten backups back from the trash: those named, or all.
+
+    Of a name that was forgotten several times, the last one comes back. A backup of which the name
+    is taken, or that cannot be read any more, stays in the trash, and the exit code says so.
+
+    \b
+    Examples:
+      s3backfs unforget s3://bucket/prefix --list
+      s3backfs unforget s3://bucket/prefix web1-monday
+      s3backfs unforget s3://bucket/prefix
+    """
+    url, names = split_url(words, "URL")
+    config = store_config(params)
+    if only_list:
+        trash = run_on_store(url, config, _list_trash)
+        print_json([_trashed_as_json(each) for each in trash]) if as_json else _print_trash(trash)
+        return 0
+    back, failed = run_reading(url, config, partial(_unforget, names=as_names(names)))
+    if as_json:
+        print_json(
+            {
+                "back": [wire_name(name) for name in back],
+                "failed": {wire_name(name): str(error) for name, error in failed.items()},
+            }
+        )
+    else:
+        for name in back:
+            click.echo(f"{printable(name)} is back")
+    for name, error in failed.items():
+        note(f"{printable(name)} stays in the trash: {error}")
+    return next((error.exit_code for error in failed.values()), 0)
+
+
+async def _list_trash(store: Store, keyring: Keyring, _report: Report) -> list[Trashed]:
+    from s3backfs.maintenance.trash import list_trash
+
+    return await list_trash(store, keyring)
+
+
+async def _unforget(
+    repository: Repository, report: Report, names: Sequence[bytes]
+) -> tuple[list[bytes], dict[bytes, S3backfsError]]:
+    from s3backfs.maintenance.trash import bring_back, choose, list_trash
+
+    trash = await list_trash(repository.store, repository.keyring)
+    back: list[bytes] = []
+    failed: dict[bytes, S3backfsError] = {}
+    for trashed in choose(trash, names):
+        report(f"bringing back {printable(trashed.name)}")
+        try:
+            await bring_back(repository, trashed)
+            back.append(trashed.name)
+        except S3backfsError as error:
+            failed[trashed.name] = error
+    return back, failed
+
+
+def _trashed_as_json(trashed: Trashed) -> dict[str, Any]:
+    return {
+        "name": wire_name(trashed.name),
+        "forgotten_ns": trashed.forgotten_ns,
+        "sealed_ns": trashed.root.sealed_ns if trashed.root else None,
+        "error": str(trashed.error) if trashed.error else None,
+    }
+
+
+def _print_trash(trash: Sequence[Trashed]) -> None:
+    rows = [
+        (
+            printable(each.name),
+            format_time(each.forgotten_ns),
+            format_time(each.root.sealed_ns) if each.root else "damaged",
+        )
+        for each in trash
+    ]
+    print_table(("backup", "forgotten", "sealed"), rows)

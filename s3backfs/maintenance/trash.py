@@ -1,0 +1,142 @@
+"""The trash: forgotten backups, and bringing them back.
+
+Prune removes what is older than its grace, by the store's clock, and then looks at all roots. So
+who brings a backup back stores its root first, then looks whether the trash still had it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from s3backfs.backup.finding import list_roots
+from s3backfs.backup.nodes import RepositoryNodes
+from s3backfs.backup.roots import SEALED_PREFIX
+from s3backfs.backup.trash import TRASH_PREFIX
+from s3backfs.errors import (
+    ConfigurationError,
+    IntegrityError,
+    ObjectMissingError,
+    PreconditionFailedError,
+    RepositoryExistsError,
+    S3backfsError,
+    UnsupportedFormatError,
+)
+from s3backfs.format.keys import Keyring
+from s3backfs.format.root import Root
+from s3backfs.maintenance.survey import decode_trashed
+from s3backfs.repository.repository import Repository
+from s3backfs.store.base import IfAbsent, Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Trashed:
+    """A forgotten root; `forgotten_ns` by the store's clock. Damaged ones have an error instead."""
+
+    name: bytes
+    key: str
+    forgotten_ns: int
+    root: Root | None
+    data: bytes = b""
+    error: S3backfsError | None = None
+
+
+async def list_trash(store: Store, keyring: Keyring) -> list[Trashed]:
+    """Read all that is in the trash, what was forgotten last first.
+
+    Raises:
+        StoreError: the store would not list or give.
+    """
+    found = []
+    async for page in store.list(TRASH_PREFIX):
+        for listed in page:
+            trashed = await _load(store, keyring, listed.key, listed.modified_ns)
+            if trashed is not None:
+                found.append(trashed)
+    return sorted(found, key=lambda each: (each.forgotten_ns, each.key), reverse=True)
+
+
+async def _load(store: Store, keyring: Keyring, key: str, modified_ns: int) -> Trashed | None:
+    try:
+        name = keyring.decode_name(key.rpartition("/")[2])
+    except IntegrityError:
+        log.warning("%s is not a root of this repository", key)
+        return None
+    try:
+        data = (await store.get(key)).data
+        return Trashed(name, key, modified_ns, decode_trashed(keyring, key, data), data)
+    except ObjectMissingError:
+        return None
+    except (IntegrityError, UnsupportedFormatError) as error:
+        return Trashed(name, key, modified_ns, None, error=error)
+
+
+def choose(trash: Sequence[Trashed], names: Sequence[bytes]) -> list[Trashed]:
+    """Of each name what was forgotten last; without names, of all.
+
+    Raises:
+        ConfigurationError: a name is not in the trash.
+    """
+    newest: dict[bytes, Trashed] = {}
+    for each in trash:
+        newest.setdefault(each.name, each)
+    for name in names:
+        if name not in newest:
+            shown = name.decode("utf-8", "backslashreplace")
+            raise ConfigurationError(
+                f"{shown!r} is not in the trash; `s3backfs unforget --list` shows it"
+            )
+    return [newest[name] for name in (dict.fromkeys(names) if names else newest)]
+
+
+async def bring_back(repository: Repository, trashed: Trashed) -> None:
+    """Make a forgotten backup one of the sealed ones again.
+
+    Raises:
+        RepositoryExistsError: its name is taken.
+        IntegrityError: its root or the top of its tree cannot be read; it stays in the trash.
+        ObjectMissingError: prune has removed it meanwhile.
+    """
+    store, keyring = repository.store, repository.keyring
+    if trashed.root is None:
+        raise trashed.error or IntegrityError("the root is damaged", key=trashed.key)
+    if trashed.root.top is not None:
+        await RepositoryNodes(repository).entries.load_top(trashed.root.top)
+    await _check_free(store, keyring, trashed)
+    key = SEALED_PREFIX + keyring.encode_name(trashed.name)
+    try:
+        await store.put(key, trashed.data, condition=IfAbsent())
+    except PreconditionFailedError:
+        raise _taken(trashed) from None
+    if (await store.get(key)).data != trashed.data:
+        raise _taken(trashed)
+    await _check_was_there(store, trashed)
+    await store.delete(await _copies(store, keyring, trashed))
+
+
+async def _check_free(store: Store, keyring: Keyring, trashed: Trashed) -> None:
+    if trashed.name in await list_roots(store, keyring):
+        raise _taken(trashed)
+
+
+def _taken(trashed: Trashed) -> RepositoryExistsError:
+    shown = trashed.name.decode("utf-8", "backslashreplace")
+    return RepositoryExistsError(f"there is a backup {shown!r}: rename or delete it first")
+
+
+async def _check_was_there(store: Store, trashed: Trashed) -> None:
+    """What left the trash before its root stood among the sealed ones may have been pruned."""
+    try:
+        await store.head(trashed.key)
+    except ObjectMissingError:
+        text = "left the trash while it was brought back; run `s3backfs check` for this backup"
+        raise ObjectMissingError(text, key=trashed.key) from None
+
+
+async def _copies(store: Store, keyring: Keyring, trashed: Trashed) -> list[str]:
+    """The keys of this very root: two that forgot it at once leave two."""
+    trash = await list_trash(store, keyring)
+    return [each.key for each in trash if each.data == trashed.data and each.name == trashed.name]
