@@ -61,24 +61,8 @@ class Compaction:
         copied = [(pack, await self._copy(pack)) for pack in packs]
         await self._repository.writer.barrier()
         for pack, parts in copied:
-            await self._store_table(self._table(pack, parts))
+            await store_table(self._repository, self._table(pack, parts))
         await self._make_sure()
-
-    async def _store_table(self, moved: Moved) -> None:
-        store, key = self._repository.store, moved_key(moved.pack_id)
-        condition: Condition = None
-        if store.has_conditional_put:
-            try:
-                condition = IfMatch((await store.head(key)).etag)
-            except ObjectMissingError:
-                condition = IfAbsent()
-        data = encode_moved(self._repository.keyring, key, moved)
-        try:
-            await store.put(key, data, condition=condition)
-        except PreconditionFailedError as error:
-            if (await store.get(key)).data != data:
-                text = "another prune is at work on the same packs; run it again later"
-                raise RepositoryBusyError(text) from error
 
     async def _copy(self, pack: PackListed) -> list[_Part]:
         repository = self._repository
@@ -128,6 +112,28 @@ class Compaction:
         if not lease.is_sure:
             await lease.renew()
         lease.check()
+
+
+async def store_table(repository: Repository, moved: Moved) -> None:
+    """Store where the contents of a pack went, in the place of what was said before.
+
+    Raises:
+        RepositoryBusyError: another prune has just stored another one.
+    """
+    store, key = repository.store, moved_key(moved.pack_id)
+    condition: Condition = None
+    if store.has_conditional_put:
+        try:
+            condition = IfMatch((await store.head(key)).etag)
+        except ObjectMissingError:
+            condition = IfAbsent()
+    data = encode_moved(repository.keyring, key, moved)
+    try:
+        await store.put(key, data, condition=condition)
+    except PreconditionFailedError as error:
+        if (await store.get(key)).data != data:
+            text = "another prune is at work on the same packs; run it again later"
+            raise RepositoryBusyError(text) from error
 
 
 def moved_key(pack_id: bytes) -> str:

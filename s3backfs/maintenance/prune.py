@@ -30,6 +30,7 @@ from s3backfs.errors import (
 from s3backfs.format.lease import Condemned, encode_condemned
 from s3backfs.format.refs import ID_BYTES
 from s3backfs.maintenance.agreement import Agreement
+from s3backfs.maintenance.collapsing import collapse_tables
 from s3backfs.maintenance.compaction import Compaction, moved_key
 from s3backfs.maintenance.left_behind import tidy_leases
 from s3backfs.maintenance.marking import Marking
@@ -174,9 +175,12 @@ class Prune:
         poor = [pack for pack in poor if pack.pack_id in self._aged(packs, {pack.pack_id} - known)]
         gone = marking.moved_packs - set(packs) - needed
         self._note(packs, dead, poor, needed, marks)
-        if self._options.is_dry_run or not (dead or poor or gone):
+        if self._options.is_dry_run:
             return None
         await self._copy(poor, marks)
+        await collapse_tables(self._repository, needed, marking.moved_packs, set(packs))
+        if not (dead or poor or gone):
+            return None
         keyring = self._repository.keyring
         condemned = Condemned(
             repository_id=keyring.repository_id,

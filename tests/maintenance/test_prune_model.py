@@ -381,9 +381,9 @@ class Play:
                 await self._hear(writer.machine)
             await self._prune()
         await self._check("the end")
-        prune = PruneOptions(grace_s=0, is_dry_run=True)
+        prune = PruneOptions(grace_s=0, max_unused=1.0, is_dry_run=True)
         async with self.world.booted(self.world.memory, self.world.new_home()) as machine:
-            result = await Prune(machine.repository, prune, PACK_BYTES, lambda _: None).run()
+            result = await Prune(machine.repository, prune, 1, lambda _: None).run()
         assert not result.condemned_packs
 
 

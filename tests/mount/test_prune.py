@@ -32,7 +32,8 @@ def make_tree(path: Path, seed: int) -> None:
     for number in range(4):
         directory = path / f"d{number}"
         directory.mkdir(parents=True)
-        (directory / "large").write_bytes(randomness.randbytes(MIB + 7))
+        # Sizes tell the trees apart: rsync may see the same second in their times.
+        (directory / "large").write_bytes(randomness.randbytes(MIB + 7 * seed))
         for name in range(20):
             (directory / str(name)).write_bytes(randomness.randbytes(randomness.randrange(9000)))
 
@@ -102,7 +103,7 @@ def test_mounts_that_are_at_work_agree_first(
             for night in range(6):
                 source = tmp_path / f"source{night}"
                 make_tree(source, night // 2)
-                (source / "d0" / "large").write_bytes(random.Random(night).randbytes(MIB))
+                (source / "d0" / "large").write_bytes(random.Random(night).randbytes(MIB - night))
                 rsync(source, mount.path / str(night), f"--link-dest=../{night - 1}")
                 sources.append(source)
                 machine.run("seal", str(mount.path / str(night)))
