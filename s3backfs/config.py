@@ -113,7 +113,8 @@ class StoreConfig:
     """None: path-style wherever the endpoint is not Amazon's."""
     connections: int = 16
     sse: str | None = None
-    """Encryption by the server: `AES256`, `aws:kms` or `aws:kms:KEY`; None asks for none."""
+    """Encryption by the server: `AES256`, `aws:kms`, `aws:kms:KEY` or `none`; None is `AES256`
+    towards AWS, and none towards others."""
     sse_c_key_file: str | None = None
     kms_key: str | None = None
     """The key of AWS's key management service whose key slots this machine trusts."""

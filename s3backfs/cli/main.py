@@ -9,6 +9,7 @@ import click
 
 from s3backfs import __version__
 from s3backfs.cli.check import check
+from s3backfs.cli.doctor import doctor
 from s3backfs.cli.failures import explain
 from s3backfs.cli.init import init
 from s3backfs.cli.key import key
@@ -56,6 +57,7 @@ for _verb in (
     check,
     repair,
     key,
+    doctor,
 ):
     cli.add_command(_verb)
 

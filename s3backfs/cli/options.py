@@ -15,6 +15,8 @@ from s3backfs.errors import ConfigurationError
 
 URL_VARIABLE = "S3BACKFS_REPOSITORY"
 KMS_VARIABLE = "S3BACKFS_KMS_KEY"
+SSE_VARIABLE = "AWS_S3_ENCRYPTION"
+_SSE_SWITCH = {"0": "none", "1": "AES256"}
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -49,7 +51,9 @@ _STORE_OPTIONS = (
     click.option(
         "--connections", default=16, show_default=True, help="Requests in flight at once."
     ),
-    click.option("--sse", metavar="MODE", help="Server-side: AES256, aws:kms or aws:kms:KEY."),
+    click.option(
+        "--sse", metavar="MODE", help="Server-side: AES256 (default at AWS), aws:kms[:KEY], none."
+    ),
     click.option("--sse-c-key-file", metavar="FILE", help="Server-side with this key (SSE-C)."),
 )
 
@@ -68,6 +72,8 @@ def store_config(params: dict[str, Any]) -> StoreConfig:
         *("sse", "sse_c_key_file"),
     ]
     chosen = {name: params.pop(name) for name in names}
+    if chosen["sse"] is None and chosen["sse_c_key_file"] is None:
+        chosen["sse"] = _SSE_SWITCH.get(os.environ.get(SSE_VARIABLE, ""))
     return StoreConfig(**chosen, kms_key=os.environ.get(KMS_VARIABLE) or None)
 
 

@@ -31,8 +31,22 @@ _CLOSING_DEADLINE_S = 10.0
 @asynccontextmanager
 async def opened_store(url: str, config: StoreConfig, *policies: Policy) -> AsyncIterator[Store]:
     """Hold a store open, with a few retries around it, and `policies` around each attempt."""
+    async with bare_store(url, config) as store:
+        yield patient(store, url, *policies)
+
+
+def patient(store: Store, url: str, *policies: Policy) -> WrappedStore:
+    """Put a few retries around a store, and `policies` around each attempt."""
     # What ends the command says it too, and in one line.
     logging.getLogger(retrying.__name__).setLevel(logging.ERROR)
+    return WrappedStore(
+        store, retrying.Retrying(PATIENCE_S), retrying.Impatient(PATIENCE_S, url), *policies
+    )
+
+
+@asynccontextmanager
+async def bare_store(url: str, config: StoreConfig) -> AsyncIterator[Store]:
+    """Hold a store open without any policy."""
     store = open_store(
         parse_url(url),
         endpoint_url=config.endpoint_url,
@@ -45,9 +59,7 @@ async def opened_store(url: str, config: StoreConfig, *policies: Policy) -> Asyn
         sse_c_key_file=config.sse_c_key_file,
     )
     try:
-        yield WrappedStore(
-            store, retrying.Retrying(PATIENCE_S), retrying.Impatient(PATIENCE_S, url), *policies
-        )
+        yield store
     finally:
         with trio.move_on_after(_CLOSING_DEADLINE_S, shield=True):
             await store.aclose()

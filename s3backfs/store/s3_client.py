@@ -22,6 +22,7 @@ from s3backfs.store.s3_sse import ServerEncryption, register
 
 Checksums: TypeAlias = Literal["auto", "always", "required"]
 
+_ANY_REGION = "us-east-1"
 _SEND_BLOCK_BYTES = 256 << 10
 
 
@@ -61,8 +62,8 @@ def make_client(settings: S3Settings) -> Any:
         client = _client_of(session, settings, is_amazon=False)
         # Only boto3 knows which endpoint environment and profile lead to.
         if is_amazon_endpoint(client.meta.endpoint_url):
-            client = _client_of(session, settings, is_amazon=True)
-            register(client, settings.encryption)
+            client = _client_of(_with_region(session, settings), settings, is_amazon=True)
+            register(client, settings.encryption.towards(is_amazon=True))
             return client
     except BotoCoreError as error:
         raise ConfigurationError(f"the S3 settings do not work: {error}") from error
@@ -72,8 +73,15 @@ def make_client(settings: S3Settings) -> Any:
     # Some servers insist on what newer clients no longer send.
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
     _check_endpoint(client.meta.endpoint_url)
-    register(client, settings.encryption)
+    register(client, settings.encryption.towards(is_amazon=False))
     return client
+
+
+def _with_region(session: boto3.session.Session, settings: S3Settings) -> boto3.session.Session:
+    """Replace the region `auto`, which only other servers know; boto3 finds a bucket's own."""
+    if session.region_name != "auto":
+        return session
+    return boto3.session.Session(profile_name=settings.profile, region_name=_ANY_REGION)
 
 
 def is_amazon_endpoint(url: str) -> bool:

@@ -20,16 +20,23 @@ class ServerEncryption:
     """What the server shall do beside what this program does: at most one of the two."""
 
     mode: str | None = None
-    """`AES256`, `aws:kms` (the bucket's default key) or `aws:kms:KEY`."""
+    """`AES256`, `aws:kms` (the bucket's default key), `aws:kms:KEY`, or `none`; None takes the
+    endpoint's default."""
     customer_key: bytes | None = field(default=None, repr=False)
     """SSE-C: the server uses this key and forgets it."""
 
     def __post_init__(self) -> None:
         mode = self.mode
-        if not re.fullmatch("AES256|aws:kms(:.+)?", mode or "AES256"):
-            raise ConfigurationError(f"--sse {mode!r}: write AES256, aws:kms or aws:kms:KEY")
-        if mode is not None and self.customer_key is not None:
+        if not re.fullmatch("none|AES256|aws:kms(:.+)?", mode or "none"):
+            raise ConfigurationError(f"--sse {mode!r}: write AES256, aws:kms, aws:kms:KEY or none")
+        if mode not in (None, "none") and self.customer_key is not None:
             raise ConfigurationError("take one of --sse and --sse-c-key-file")
+
+    def towards(self, *, is_amazon: bool) -> ServerEncryption:
+        """Say what to ask of an endpoint: where nothing was chosen, Amazon encrypts by SSE-S3."""
+        if self.mode is not None or self.customer_key is not None or not is_amazon:
+            return self
+        return ServerEncryption("AES256")
 
 
 def read_customer_key(path: Path) -> bytes:
@@ -53,7 +60,7 @@ def read_customer_key(path: Path) -> bytes:
 def parameters_for(operation: str, encryption: ServerEncryption) -> dict[str, Any]:
     """Return what boto3's call of an operation takes besides; a pure function."""
     added: dict[str, Any] = {}
-    if encryption.mode is not None and operation in _WRITES:
+    if encryption.mode not in (None, "none") and operation in _WRITES:
         added["ServerSideEncryption"] = encryption.mode[:7]
         if encryption.mode[8:]:
             added["SSEKMSKeyId"] = encryption.mode[8:]

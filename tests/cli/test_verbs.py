@@ -21,6 +21,7 @@ from .conftest import Runner
 
 VERBS = [
     "check",
+    "doctor",
     "init",
     "key",
     "list",

@@ -1,0 +1,157 @@
+"""`s3backfs doctor` on real servers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3.session
+import pytest
+
+from tests.servers import (
+    Server,
+    checking_moto_server,
+    moto_server,
+    rclone_server,
+    start_checking,
+)
+
+from .conftest import Runner
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[Server]:
+    with moto_server() as server:
+        yield server
+
+
+def versions_of(server: Server, bucket: str) -> list[str]:
+    """Keys of all versions and marks of deletion."""
+    client = server.client()
+    answer = client.list_object_versions(Bucket=bucket)
+    client.close()
+    found = [*answer.get("Versions", []), *answer.get("DeleteMarkers", [])]
+    return [str(version["Key"]) for version in found]
+
+
+def verdicts(diagnosis: dict[str, Any]) -> dict[str, str]:
+    return {row["name"]: row["verdict"] for row in diagnosis["capabilities"]}
+
+
+def works(diagnosis: dict[str, Any]) -> dict[str, bool]:
+    return {function["name"]: function["works"] for function in diagnosis["functions"]}
+
+
+def test_all_is_well(moto: Server, run_cli: Runner) -> None:
+    """On a full server every function works, speeds are measured, and nothing stays."""
+    bucket = moto.make_bucket("well")
+    done = run_cli("doctor", f"s3://{bucket}/p", "--json", **moto.environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["is_well"]
+    assert all(works(found).values())
+    assert found["is_repository"] is False
+    assert abs(found["clock_skew_s"]) < 60
+    assert [speed["connections"] for speed in found["speeds"]] == [1, 4, 16]
+    assert found["suggestion"]["part_bytes"] >= 8 << 20
+    assert verdicts(found)["conditional put"] == "yes"
+    # What moto says about encryption by a customer's key it does not do.
+    assert verdicts(found)["sse-c"] == "no"
+    assert versions_of(moto, bucket) == []
+
+
+def test_versions_go_too(moto: Server, run_cli: Runner) -> None:
+    """In a bucket with versions neither old versions nor marks of deletion stay."""
+    bucket = moto.make_bucket("versions")
+    client = moto.client()
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    client.close()
+    done = run_cli("doctor", f"s3://{bucket}/p", "--no-speed", "--json", **moto.environment)
+    assert done.returncode == 0, done.stdout
+    assert verdicts(json.loads(done.stdout))["versioning"] == "yes"
+    assert versions_of(moto, bucket) == []
+
+
+def test_a_repository_stays_as_it_is(moto: Server, run_cli: Runner) -> None:
+    """On a repository the doctor changes nothing, and says that there is one."""
+    bucket = moto.make_bucket("repository")
+    url = f"s3://{bucket}/p"
+    assert run_cli("init", url, "--encryption", "none", **moto.environment).returncode == 0
+    before = versions_of(moto, bucket)
+    done = run_cli("doctor", url, "--no-speed", **moto.environment)
+    assert done.returncode == 0, done.stderr
+    assert "a repository is here" in done.stdout
+    assert versions_of(moto, bucket) == before
+
+
+def test_a_poor_server(tmp_path: Path, run_cli: Runner) -> None:
+    """A server without conditions and versions is usable, and the doctor says with what care."""
+    with rclone_server(tmp_path / "data") as server:
+        bucket = server.make_bucket("poor")
+        done = run_cli("doctor", f"s3://{bucket}/p", "--no-speed", "--json", **server.environment)
+        client = server.client()
+        left = client.list_objects_v2(Bucket=bucket).get("Contents", [])
+        client.close()
+    assert done.returncode == 0, done.stdout
+    found = json.loads(done.stdout)
+    assert verdicts(found)["conditional put"] == "no"
+    assert any("one writer per name" in advice for advice in found["advice"])
+    assert left == []
+
+
+def test_a_local_directory(tmp_path: Path, run_cli: Runner) -> None:
+    """A directory is examined as well, but for what only S3 has."""
+    done = run_cli("doctor", f"file://{tmp_path}", "--no-speed", "--json")
+    found = json.loads(done.stdout)
+    assert found["is_well"]
+    assert "versioning" not in verdicts(found)
+
+
+def test_nothing_can_be_tried(moto: Server, run_cli: Runner) -> None:
+    """A missing bucket and refused credentials are one line each, with codes of their own."""
+    done = run_cli("doctor", "s3://nobody-made-it/p", **moto.environment)
+    assert (done.returncode, done.stderr.count("\n")) == (33, 1), done.stderr
+    with checking_moto_server() as server:
+        server.make_bucket("bucket")
+        start_checking(server)
+        done = run_cli("doctor", "s3://bucket/p", **server.environment)
+    assert (done.returncode, done.stderr.count("\n")) == (34, 1), done.stderr
+    assert "check the access key" in done.stderr
+
+
+def test_narrow_credentials(run_cli: Runner) -> None:
+    """Who may only read can restore but not write, and is told what to allow."""
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Action": ["s3:GetObject", "s3:List*"], "Resource": "*"}],
+    }
+    with checking_moto_server() as server:
+        bucket = server.make_bucket("bucket")
+        done = run_cli("init", "s3://bucket/p", "--encryption", "none", **server.environment)
+        assert done.returncode == 0, done.stderr
+        session = boto3.session.Session(server.access_key, server.secret_key)
+        iam = session.client("iam", endpoint_url=server.endpoint, region_name="us-east-1")
+        iam.create_user(UserName="reader")
+        iam.put_user_policy(UserName="reader", PolicyName="p", PolicyDocument=json.dumps(policy))
+        key = iam.create_access_key(UserName="reader")["AccessKey"]
+        iam.close()
+        start_checking(server)
+        environment = server.environment | {
+            "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
+        }
+        done = run_cli("doctor", f"s3://{bucket}/p", "--json", **environment)
+    assert done.returncode == 40, done.stderr
+    found = json.loads(done.stdout)
+    assert works(found) == {
+        "restore a named backup": True,
+        "list and mount all backups": True,
+        "write and seal backups": False,
+        "init": False,
+        "forget and prune": False,
+    }
+    remedies = {function["name"]: function["remedy"] for function in found["functions"]}
+    assert "allow s3:PutObject" in remedies["write and seal backups"]
+    assert found["left_behind"] == ""
