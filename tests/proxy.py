@@ -71,6 +71,8 @@ class Incoming:
     path: str
     authorization: str = ""
     is_copy: bool = False
+    may_only_create: bool = False
+    """It has the condition that there is no such object."""
 
     @property
     def is_complete(self) -> bool:
@@ -148,7 +150,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _incoming(self) -> Incoming:
         authorization = self.headers.get("Authorization") or ""
-        return Incoming(self.command, self.path, authorization, "x-amz-copy-source" in self.headers)
+        return Incoming(
+            self.command,
+            self.path,
+            authorization,
+            is_copy="x-amz-copy-source" in self.headers,
+            may_only_create=self.headers.get("If-None-Match") == "*",
+        )
 
     def _carry_out(self, fault: FaultName | None) -> None:
         length = int(self.headers.get("Content-Length") or 0)

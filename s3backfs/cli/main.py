@@ -15,6 +15,7 @@ from s3backfs.cli.init import init
 from s3backfs.cli.key import key
 from s3backfs.cli.listing import list_command
 from s3backfs.cli.mount import mount
+from s3backfs.cli.policy import policy
 from s3backfs.cli.prune import prune
 from s3backfs.cli.repair import repair
 from s3backfs.cli.seal import reopen, seal
@@ -58,6 +59,7 @@ for _verb in (
     repair,
     key,
     doctor,
+    policy,
 ):
     cli.add_command(_verb)
 

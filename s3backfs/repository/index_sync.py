@@ -21,6 +21,7 @@ from s3backfs.format.segment import SegmentPack, decode_segment, encode_segment
 from s3backfs.repository.packing import pack_key
 from s3backfs.repository.tables import load_pack_table
 from s3backfs.store.base import Listed, Store
+from s3backfs.store.creating import create
 
 if TYPE_CHECKING:
     from s3backfs.repository.index import ChunkIndex
@@ -164,5 +165,5 @@ async def write_segment(store: Store, keyring: Keyring, packs: Sequence[SegmentP
     """
     name = SEGMENT_PREFIX + secrets.token_hex(ID_BYTES)
     data = await trio.to_thread.run_sync(encode_segment, keyring, name, packs)
-    await store.put(name, data)
+    await create(store, name, data)
     return name

@@ -9,6 +9,7 @@ import trio
 from s3backfs.errors import S3backfsError, UploadMissingError
 from s3backfs.repository.packing import OpenPack
 from s3backfs.store.base import Store, Upload
+from s3backfs.store.creating import create
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class PackUpload:
 
     async def _finish_once(self, whole: memoryview) -> None:
         if self._begun_parts == 0 and len(whole) <= PART_BYTES:
-            await self._store.put(self.pack.key, whole)
+            await create(self._store, self.pack.key, whole)
             return
         while self._begun_parts * PART_BYTES < len(whole):
             self._start_part(whole)

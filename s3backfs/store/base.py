@@ -84,6 +84,8 @@ class Upload(Protocol):
     async def complete(self) -> Stored:
         """Make the object of the parts in order of their numbers; on return it is durable.
 
+        Uploads are for keys that nobody has used: some stores refuse to replace an object by one.
+
         Raises:
             UploadMissingError: the store forgot the upload and there is no such object.
         """

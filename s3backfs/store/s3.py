@@ -25,6 +25,7 @@ from s3backfs.store.base import (
     Buffer,
     Condition,
     Fetched,
+    IfAbsent,
     IfMatch,
     Listed,
     PendingUpload,
@@ -234,14 +235,22 @@ class _S3Upload:
         etags = dict(self._etags)
         if not etags:
             raise StoreError("an upload needs a part", key=self._key)
+        # Policies that only allow to create let nothing else pass.
+        condition = IfAbsent() if self._store.has_conditional_put else None
+        conditions = requests.condition_headers(condition, quote=True)
         try:
             stored = await self._store.run(
                 lambda: requests.complete_upload(
-                    self._store.bucket, self._key, self._upload_id, etags
+                    self._store.bucket, self._key, self._upload_id, etags, conditions
                 ),
                 self._key,
             )
-        except (UnavailableError, UploadMissingError, ObjectMissingError) as error:
+        except (
+            UnavailableError,
+            UploadMissingError,
+            ObjectMissingError,
+            PreconditionFailedError,
+        ) as error:
             return await self._find_completed(error)
         # A server may answer 200, then think better of it; without an etag nothing is proven.
         return stored if stored.etag else await self._find_completed(None)

@@ -253,7 +253,9 @@ def upload_part(bucket: Bucket, key: str, upload_id: str, number: int, data: Buf
     return str(answer["ETag"])
 
 
-def complete_upload(bucket: Bucket, key: str, upload_id: str, etags: dict[int, str]) -> Stored:
+def complete_upload(
+    bucket: Bucket, key: str, upload_id: str, etags: dict[int, str], conditions: dict[str, str]
+) -> Stored:
     """Make the object of its parts; the etag is empty on some servers."""
     parts = [{"PartNumber": number, "ETag": etag} for number, etag in sorted(etags.items())]
     answer = bucket.client.complete_multipart_upload(
@@ -261,6 +263,7 @@ def complete_upload(bucket: Bucket, key: str, upload_id: str, etags: dict[int, s
         Key=bucket.full_key(key),
         UploadId=upload_id,
         MultipartUpload={"Parts": parts},
+        **conditions,
     )
     return _stored(answer)
 

@@ -26,6 +26,7 @@ VERBS = [
     "key",
     "list",
     "mount",
+    "policy",
     "prune",
     "reopen",
     "repair",

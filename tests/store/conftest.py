@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from s3backfs.store.base import Store
 from s3backfs.store.local import LocalStore
 from s3backfs.store.memory import MemoryStore
 from s3backfs.store.s3 import S3Settings, S3Store
-from tests.servers import Server, moto_server, rclone_server
+from tests.servers import ACCESS_KEY, SECRET_KEY, Server, moto_server, rclone_server
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +37,19 @@ def use(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.fixture(params=["memory", "local", "rclone", "moto"])
+@pytest.fixture(scope="session")
+def external() -> Server:
+    """The server that TEST_S3_ENDPOINT names, which runs already and takes the usual keys."""
+    # Nobody ends it from here.
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return Server(os.environ["TEST_S3_ENDPOINT"], ACCESS_KEY, SECRET_KEY, process)
+
+
+_KINDS = ["memory", "local", "rclone", "moto"]
+
+
+@pytest.fixture(params=[*_KINDS, *(["external"] if "TEST_S3_ENDPOINT" in os.environ else [])])
 def store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Store]:

@@ -1,0 +1,80 @@
+"""The narrowest policies of IAM that let somebody do a job on a repository: pure values."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+from s3backfs.store.location import S3Location
+
+CREATE_ONLY = ("backups", "data", "meta", "index")
+"""Areas where a writer makes objects and never replaces or deletes one."""
+
+REPLACEABLE = ("open", "leases")
+"""Areas whose objects writers replace and remove."""
+
+CREATE_ONLY_SID = "CreateButNeverReplace"
+
+
+class Role(enum.StrEnum):
+    """Who asks."""
+
+    READER = "reader"
+    WRITER = "writer"
+    MAINTAINER = "maintainer"
+
+
+def policy_for(role: Role, location: S3Location, *, partition: str = "aws") -> dict[str, Any]:
+    """Write the policy of a role."""
+    bucket = f"arn:{partition}:s3:::{location.bucket}"
+    prefix = f"{location.prefix}/" if location.prefix else ""
+    statements = [
+        _allow("ReadObjects", ["s3:GetObject"], [f"{bucket}/{prefix}*"]),
+        _list_statement(bucket, prefix),
+    ]
+    if role is Role.WRITER:
+        statements += _writer_statements(f"{bucket}/{prefix}", bucket)
+    if role is Role.MAINTAINER:
+        statements += _maintainer_statements(f"{bucket}/{prefix}", bucket)
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def _allow(sid: str, actions: list[str], resources: list[str]) -> dict[str, Any]:
+    return {"Sid": sid, "Effect": "Allow", "Action": actions, "Resource": resources}
+
+
+def _list_statement(bucket: str, prefix: str) -> dict[str, Any]:
+    statement = _allow("ListPrefix", ["s3:ListBucket"], [bucket])
+    if prefix:
+        statement["Condition"] = {"StringLike": {"s3:prefix": [f"{prefix}*"]}}
+    return statement
+
+
+def _writer_statements(base: str, bucket: str) -> list[dict[str, Any]]:
+    created = [f"{base}{area}/*" for area in CREATE_ONLY]
+    replaced = [f"{base}{area}/*" for area in REPLACEABLE]
+    return [
+        _allow("Write", ["s3:PutObject"], created + replaced),
+        _allow("GiveUploadsUp", ["s3:AbortMultipartUpload"], created),
+        _allow("ListUploads", ["s3:ListBucketMultipartUploads"], [bucket]),
+        _allow("RemoveOwnState", ["s3:DeleteObject"], replaced),
+        {
+            "Sid": CREATE_ONLY_SID,
+            "Effect": "Deny",
+            "Action": ["s3:PutObject"],
+            "Resource": created,
+            # Parts of uploads carry no condition; the request that completes them does.
+            "Condition": {
+                "Null": {"s3:if-none-match": "true"},
+                "Bool": {"s3:ObjectCreationOperation": "true"},
+            },
+        },
+    ]
+
+
+def _maintainer_statements(base: str, bucket: str) -> list[dict[str, Any]]:
+    actions = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
+    return [
+        _allow("WriteAndDelete", actions, [f"{base}*"]),
+        _allow("ListUploads", ["s3:ListBucketMultipartUploads"], [bucket]),
+    ]
