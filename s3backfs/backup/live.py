@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import deque
 
 from s3backfs.backup.node import Node
 from s3backfs.format.keys import Keyring
 
 SLOT_SHIFT = 48
 INO_MASK = (1 << SLOT_SHIFT) - 1
+ENTRIES_KEPT = 50_000
+"""So many nodes keep attributes that the manifest has, too: the kernel may know millions."""
+
 TOP_INO = 1
 """The 48 bits of every backup's top directory; a path's hash is never below 2."""
 
@@ -36,6 +40,14 @@ class LiveNodes:
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
         self.by_number: dict[int, Node] = {}
+        self._loaded: deque[Node] = deque()
+
+    def note_loaded(self, node: Node) -> None:
+        """Count attributes that were read from a manifest; the oldest go, and are read again."""
+        self._loaded.append(node)
+        if len(self._loaded) > ENTRIES_KEPT:
+            oldest = self._loaded.popleft()
+            oldest.backup.names.forget_entry(oldest)
 
     def path_ino(self, key: bytes) -> int:
         """The 48 bits that the manifest need not store for the entry at `key`."""

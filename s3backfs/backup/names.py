@@ -110,7 +110,7 @@ class NameTree:
             key = entry_key(base, name)
             ino = (entry.extra.ino if entry.extra else 0) or self._live.path_ino(key)
             number = self._live.take_number(self._backup.slot, ino, key)
-            node = self._register(number, entry if are_xattrs_loaded(entry) else None)
+            node = self._adopted(number, entry)
             node.parent, node.name = directory, name
             if stat.S_ISDIR(entry.mode):
                 node.directory = Directory(child_prefix(base, name))
@@ -121,7 +121,7 @@ class NameTree:
     def _adopt_link(self, link_id: bytes, record: Entry) -> Node:
         ino = (record.extra.ino if record.extra else 0) or link_ino(link_id)
         number = self._live.take_number(self._backup.slot, ino, link_id)
-        node = self._register(number, record if are_xattrs_loaded(record) else None)
+        node = self._adopted(number, record)
         node.link_id, node.names = link_id, set()
         self.links[link_id] = node
         return node
@@ -129,6 +129,11 @@ class NameTree:
     def _register(self, number: int, entry: Entry | None) -> Node:
         node = Node(self._backup, number, entry)
         self._live.by_number[number] = node
+        return node
+
+    def _adopted(self, number: int, entry: Entry) -> Node:
+        node = self._register(number, entry if are_xattrs_loaded(entry) else None)
+        self._live.note_loaded(node)
         return node
 
     async def entry(self, node: Node) -> Entry | None:
@@ -142,6 +147,7 @@ class NameTree:
                 if entry is None:
                     return None
                 node.entry = entry
+                self._live.note_loaded(node)
         return node.entry
 
     async def present_entry(self, node: Node) -> Entry:
@@ -313,6 +319,12 @@ class NameTree:
                 return
             above.below.add(directory.name)
             directory = directory.parent
+
+    def forget_entry(self, node: Node) -> None:
+        """Let go of attributes that the manifest holds just so, unless somebody uses them."""
+        is_used = node.content is not None or node.opens or node.pins or node is self.top
+        if not (is_used or node.clone_of or self.is_changed(node)) and any(node.places()):
+            node.entry = None
 
     def forget_entries(self) -> None:
         """Let every attribute in memory be read anew; for backups that others write."""
