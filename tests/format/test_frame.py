@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -118,6 +119,18 @@ def test_verify(keyring: Keyring) -> None:
     verify_frame(cipher, 0, frame, memoryview(TEXT))
     with pytest.raises(IntegrityError):
         verify_frame(cipher, 0, frame, TEXT[:-1] + b"?")
+
+
+@pytest.mark.parametrize("place", [0, 65_535, 65_536, 200_000, 250_000])
+def test_verify_looks_at_every_byte(place: int) -> None:
+    """One flipped bit anywhere in a long plaintext is found, also in a view."""
+    cipher = AES.pack_cipher(Kind.DATA, PACK_ID)
+    plain = bytearray(random.Random(1).randbytes(250_001))
+    frame = seal_frame(cipher, 0, compress(plain, 3))
+    verify_frame(cipher, 0, frame, memoryview(plain))
+    plain[place] ^= 1
+    with pytest.raises(IntegrityError):
+        verify_frame(cipher, 0, frame, memoryview(plain))
 
 
 # -- bodies -----------------------------------------------------------------------------------
