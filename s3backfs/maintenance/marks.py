@@ -6,13 +6,12 @@ it is made anew by each run and removed at its end.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from s3backfs.format.refs import Ref
+from s3backfs.maintenance.scratch import Scratch
 
 _SCHEMA = """
 CREATE TABLE packs(number INTEGER PRIMARY KEY, pack_id BLOB NOT NULL UNIQUE);
@@ -32,8 +31,6 @@ CREATE TABLE nodes(
 ) WITHOUT ROWID;
 """
 
-_CACHE_KIB = 32 * 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -46,43 +43,24 @@ class Range:
     slice_length: int
 
 
-class Marks:
+class Marks(Scratch):
     """References found so far; use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
-        self._path = path
-        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode = OFF")
-        self._database.execute("PRAGMA synchronous = OFF")
-        self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        self._database.executescript(_SCHEMA)
-        self._database.execute("BEGIN")
+        super().__init__(path, _SCHEMA)
         self._numbers: dict[bytes, int] = {}
         self.count = 0
-
-    def __enter__(self) -> Marks:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._database.close()
-        self._path.unlink(missing_ok=True)
 
     def add(self, ref: Ref) -> bool:
         """Note a node that is to be visited; False where it was noted before."""
         row = (self._number(ref.pack_id), ref.pack_offset)
-        return self._database.execute("INSERT OR IGNORE INTO nodes VALUES (?, ?)", row).rowcount > 0
+        return self.database.execute("INSERT OR IGNORE INTO nodes VALUES (?, ?)", row).rowcount > 0
 
     def mark(self, refs: Iterable[Ref]) -> None:
         """Note references, and those to the bases of patches."""
         rows = [self._row(ref) for ref in _with_bases(refs)]
         sql = "INSERT OR IGNORE INTO marks VALUES (?, ?, ?, ?, ?, ?)"
-        self.count += max(0, self._database.executemany(sql, rows).rowcount)
+        self.count += max(0, self.database.executemany(sql, rows).rowcount)
 
     def _row(self, ref: Ref) -> tuple[int, ...]:
         return (
@@ -98,14 +76,14 @@ class Marks:
         number = self._numbers.get(pack_id)
         if number is None:
             number = self._numbers[pack_id] = len(self._numbers)
-            self._database.execute("INSERT INTO packs VALUES (?, ?)", (number, pack_id))
+            self.database.execute("INSERT INTO packs VALUES (?, ?)", (number, pack_id))
         return number
 
     def packs(self) -> set[bytes]:
         """Every pack that something refers to."""
         return {
             pack_id
-            for (pack_id,) in self._database.execute(
+            for (pack_id,) in self.database.execute(
                 "SELECT pack_id FROM packs WHERE EXISTS"
                 " (SELECT 1 FROM marks WHERE marks.pack = packs.number)"
             )
@@ -118,7 +96,7 @@ class Marks:
             "SELECT pack_offset, frame_length, chunk_length, slice_offset, slice_length"
             " FROM marks WHERE pack = ? ORDER BY pack_offset, slice_offset"
         )
-        for row in self._database.execute(sql, (number,)):
+        for row in self.database.execute(sql, (number,)):
             yield Range(*row)
 
     def live_bytes(self, pack_id: bytes) -> int:

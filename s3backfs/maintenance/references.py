@@ -5,14 +5,13 @@ The file is a scratch file: it is made anew by each run and removed at its end.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 
 import msgspec
 
 from s3backfs.format.refs import Kind, Ref
+from s3backfs.maintenance.scratch import Scratch
 
 _SCHEMA = """
 CREATE TABLE packs(number INTEGER PRIMARY KEY, pack_id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL);
@@ -32,43 +31,23 @@ CREATE TABLE nodes(
 ) WITHOUT ROWID;
 """
 
-_CACHE_KIB = 32 * 1024
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Ref)
 
 
-class References:
+class References(Scratch):
     """References found so far; use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
-        self._path = path
-        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode = OFF")
-        self._database.execute("PRAGMA synchronous = OFF")
-        self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        self._database.executescript(_SCHEMA)
-        self._database.execute("BEGIN")
+        super().__init__(path, _SCHEMA)
         self._numbers: dict[bytes, int] = {}
         self.nodes_count = 0
-
-    def __enter__(self) -> References:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._database.close()
-        self._path.unlink(missing_ok=True)
 
     def add(self, ref: Ref) -> bool:
         """Note a node that is to be visited; False where it was noted before."""
         row = (self._number(ref.pack_id, Kind.META), ref.pack_offset)
         sql = "INSERT OR IGNORE INTO nodes VALUES (?, ?)"
-        is_new = self._database.execute(sql, row).rowcount > 0
+        is_new = self.database.execute(sql, row).rowcount > 0
         self.nodes_count += is_new
         return is_new
 
@@ -76,7 +55,7 @@ class References:
         """Whether a node was noted."""
         row = (self._numbers.get(ref.pack_id, -1), ref.pack_offset)
         sql = "SELECT 1 FROM nodes WHERE pack = ? AND pack_offset = ?"
-        return self._database.execute(sql, row).fetchone() is not None
+        return self.database.execute(sql, row).fetchone() is not None
 
     def mark(self, refs: Iterable[Ref], kind: Kind = Kind.DATA) -> None:
         """Note references, and those to the bases of patches, which are nodes."""
@@ -85,7 +64,7 @@ class References:
             rows.append(self._row(ref, kind))
             if ref.base is not None:
                 rows.append(self._row(ref.base, Kind.META))
-        self._database.executemany("INSERT OR IGNORE INTO refs VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self.database.executemany("INSERT OR IGNORE INTO refs VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def _row(self, ref: Ref, kind: Kind) -> tuple[int | bytes, ...]:
         return (
@@ -101,23 +80,23 @@ class References:
         number = self._numbers.get(pack_id)
         if number is None:
             number = self._numbers[pack_id] = len(self._numbers)
-            self._database.execute("INSERT INTO packs VALUES (?, ?, ?)", (number, pack_id, kind))
+            self.database.execute("INSERT INTO packs VALUES (?, ?, ?)", (number, pack_id, kind))
         return number
 
     def packs(self) -> dict[bytes, Kind]:
         """Every pack that something refers to."""
-        rows = self._database.execute("SELECT pack_id, kind FROM packs")
+        rows = self.database.execute("SELECT pack_id, kind FROM packs")
         return {pack_id: Kind(kind) for pack_id, kind in rows}
 
     def refs(self, pack_id: bytes) -> Iterator[Ref]:
         """What of a pack is referred to, in order of the places."""
         number = self._numbers.get(pack_id, -1)
         sql = "SELECT ref FROM refs WHERE pack = ? ORDER BY pack_offset, slice_offset"
-        for (ref,) in self._database.execute(sql, (number,)):
+        for (ref,) in self.database.execute(sql, (number,)):
             yield _decoder.decode(ref)
 
     def end_bytes(self, pack_id: bytes) -> int:
         """Where the last frame of a pack ends that is referred to."""
         number = self._numbers.get(pack_id, -1)
         sql = "SELECT coalesce(max(frame_end), 0) FROM refs WHERE pack = ?"
-        return int(self._database.execute(sql, (number,)).fetchone()[0])
+        return int(self.database.execute(sql, (number,)).fetchone()[0])
