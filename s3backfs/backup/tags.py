@@ -81,6 +81,16 @@ async def load_tags_of(store: Store, keyring: Keyring, root: Root) -> dict[str, 
     return merged(root, found.get(root.backup_id, {}))
 
 
+async def load_tag(store: Store, keyring: Keyring, root: Root, name: str) -> str | None:
+    """Read one tag of a backup; None where it does not have it."""
+    if not 1 <= len(name.encode()) <= NAME_MAX_BYTES:
+        return None
+    try:
+        return await _load_value(store, keyring, tag_key(keyring, root.backup_id, name))
+    except ObjectMissingError:
+        return root.tags.get(name)
+
+
 def merged(root: Root, stored: Mapping[str, str | None]) -> dict[str, str]:
     """The tags that count: those in the root, and over them those that stand alone."""
     tags = {**root.tags, **stored}
@@ -154,4 +164,4 @@ async def _store(store: Store, keyring: Keyring, root: Root, name: str, value: s
 
 async def is_locked(store: Store, keyring: Keyring, root: Root) -> bool:
     """Whether a backup may not be forgotten."""
-    return LOCK in await load_tags_of(store, keyring, root)
+    return await load_tag(store, keyring, root, LOCK) is not None

@@ -18,7 +18,7 @@ from s3backfs.errors import ConfigurationError, S3backfsError
 if TYPE_CHECKING:
     from s3backfs.format.keys import Keyring
     from s3backfs.maintenance.forgetting import ForgetPlan
-    from s3backfs.maintenance.policy import Decision
+    from s3backfs.maintenance.policy import Decision, Policy
     from s3backfs.maintenance.trash import Trashed
     from s3backfs.repository.repository import Repository
     from s3backfs.store.base import Store
@@ -98,25 +98,22 @@ def forget(words: tuple[str, ...], **params: Any) -> int:
     """
     url, patterns = split_url(words, "URL")
     store = store_config(params)
-    plan, spared = run_on_store(url, store, partial(_forget, patterns=patterns, params=params))
+    act = partial(_forget, policy=_policy(params), patterns=patterns, params=params)
+    plan, spared = run_on_store(url, store, act)
     if params["as_json"]:
         print_json(_plan_as_json(plan, spared, is_dry_run=params["dry_run"]))
     else:
         _print_plan(plan, is_dry_run=params["dry_run"])
     for name in spared:
         note(f"{printable(name)} was locked meanwhile and stays")
-    if plan.is_refused and not params["force"]:
+    if plan.is_refused:
         note(_refusal(plan))
         return ConfigurationError.exit_code
     return 0
 
 
-async def _forget(
-    store: Store, keyring: Keyring, report: Report, patterns: Sequence[str], params: dict[str, Any]
-) -> tuple[ForgetPlan, Sequence[bytes]]:
-    from s3backfs.maintenance.forgetting import forget, plan_forget
+def _policy(params: dict[str, Any]) -> Policy:
     from s3backfs.maintenance.policy import Policy
-    from s3backfs.maintenance.shelf import load_shelf
 
     policy = Policy(
         **{rule: params[f"keep_{rule}"] for rule in _RULES},
@@ -126,10 +123,25 @@ async def _forget(
     )
     if policy.is_empty:
         raise ConfigurationError("nothing would be kept: give at least one --keep-... option")
+    return policy
+
+
+async def _forget(
+    store: Store,
+    keyring: Keyring,
+    report: Report,
+    policy: Policy,
+    patterns: Sequence[str],
+    params: dict[str, Any],
+) -> tuple[ForgetPlan, Sequence[bytes]]:
+    from s3backfs.maintenance.forgetting import forget, plan_forget
+    from s3backfs.maintenance.shelf import load_shelf
+
     report("reading roots")
     shelf = await load_shelf(store, keyring)
-    plan = plan_forget(shelf, patterns, policy, params["group_by"], params["max_share"])
-    if params["dry_run"] or (plan.is_refused and not params["force"]):
+    max_share = 1.0 if params["force"] else params["max_share"]
+    plan = plan_forget(shelf, patterns, policy, params["group_by"], max_share)
+    if params["dry_run"] or plan.is_refused:
         return plan, ()
     return plan, await forget(store, keyring, plan.going, report)
 

@@ -9,8 +9,11 @@ import click
 
 from s3backfs import __version__
 from s3backfs.cli.check import check
+from s3backfs.cli.diff import diff
 from s3backfs.cli.doctor import doctor
 from s3backfs.cli.failures import explain
+from s3backfs.cli.find import find
+from s3backfs.cli.forget import delete, forget, unforget
 from s3backfs.cli.init import init
 from s3backfs.cli.key import key
 from s3backfs.cli.listing import list_command
@@ -19,10 +22,13 @@ from s3backfs.cli.policy import policy
 from s3backfs.cli.prune import prune
 from s3backfs.cli.repair import repair
 from s3backfs.cli.seal import reopen, seal
+from s3backfs.cli.stats import stats
 from s3backfs.cli.status import status
 from s3backfs.cli.sync import sync
+from s3backfs.cli.tag import tag
 from s3backfs.cli.terminal import note
 from s3backfs.cli.umount import umount
+from s3backfs.cli.versions import versions
 from s3backfs.privacy import hide_memory
 
 
@@ -54,6 +60,14 @@ for _verb in (
     sync,
     list_command,
     status,
+    forget,
+    unforget,
+    delete,
+    tag,
+    diff,
+    find,
+    versions,
+    stats,
     prune,
     check,
     repair,

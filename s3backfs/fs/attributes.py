@@ -13,7 +13,7 @@ import msgspec
 
 from s3backfs.backup.node import Node
 from s3backfs.errors import FileSystemError
-from s3backfs.fs import acl
+from s3backfs.fs import acl, tags
 from s3backfs.fs.content import check_size
 from s3backfs.fs.files import Files
 from s3backfs.manifest.entry import Entry, extra_of, with_extra
@@ -111,6 +111,9 @@ async def set_xattr(
         FileSystemError: EROFS, E2BIG, ENOSPC, EINVAL, EOPNOTSUPP.
     """
     _check_xattr_name(name)
+    if tags.is_tag_xattr(node, name):
+        await tags.set_tag_xattr(node, name, value)
+        return
     entry = await _changeable(node)
     xattrs = extra_of(entry).xattrs
     if name in (acl.ACCESS, acl.DEFAULT):
@@ -162,6 +165,9 @@ async def remove_xattr(node: Node, name: bytes) -> None:
         FileSystemError: EROFS, EOPNOTSUPP, ENODATA.
     """
     _check_xattr_name(name)
+    if tags.is_tag_xattr(node, name):
+        await tags.remove_tag_xattr(node, name)
+        return
     xattrs = dict(extra_of(await _changeable(node)).xattrs)
     if xattrs.pop(name, None) is None:
         if name in (acl.ACCESS, acl.DEFAULT):
@@ -178,6 +184,8 @@ async def get_xattr(node: Node, name: bytes) -> bytes:
         FileSystemError: EOPNOTSUPP, ENODATA.
     """
     _check_xattr_name(name)
+    if tags.is_tag_xattr(node, name):
+        return await tags.get_tag_xattr(node, name)
     entry = await node.backup.names.present_entry(node)
     value = extra_of(entry).xattrs.get(name) if entry.extra is not None else None
     if value is None:

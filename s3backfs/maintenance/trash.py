@@ -103,8 +103,7 @@ async def bring_back(repository: Repository, trashed: Trashed) -> None:
     store, keyring = repository.store, repository.keyring
     if trashed.root is None:
         raise trashed.error or IntegrityError("the root is damaged", key=trashed.key)
-    if trashed.root.top is not None:
-        await RepositoryNodes(repository).entries.load_top(trashed.root.top)
+    await _check_reads(repository, trashed.root)
     await _check_free(store, keyring, trashed)
     key = SEALED_PREFIX + keyring.encode_name(trashed.name)
     try:
@@ -115,6 +114,16 @@ async def bring_back(repository: Repository, trashed: Trashed) -> None:
         raise _taken(trashed)
     await _check_was_there(store, trashed)
     await store.delete(await _copies(store, keyring, trashed))
+
+
+async def _check_reads(repository: Repository, root: Root) -> None:
+    """Read the first node that is not in the root itself."""
+    if root.top is None:
+        return
+    nodes = RepositoryNodes(repository).entries
+    node = await nodes.load_top(root.top)
+    if root.top.ref is None and node.height:
+        await nodes.load(node.value(0), node.height - 1)
 
 
 async def _check_free(store: Store, keyring: Keyring, trashed: Trashed) -> None:

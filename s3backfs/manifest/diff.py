@@ -6,7 +6,7 @@ so that a chunk that was moved makes no difference.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -23,7 +23,7 @@ Difference: TypeAlias = tuple[bytes, V | None, V | None]
 """Key, old value, new value; None where there is none."""
 
 
-async def diff(nodes: Nodes[V], old: Top | None, new: Top | None) -> AsyncIterator[Difference[V]]:
+async def diff(nodes: Nodes[V], old: Top | None, new: Top | None) -> AsyncGenerator[Difference[V]]:
     """Yield the keys whose values differ, in order.
 
     Raises:

@@ -21,7 +21,11 @@ from .conftest import Runner
 
 VERBS = [
     "check",
+    "delete",
+    "diff",
     "doctor",
+    "find",
+    "forget",
     "init",
     "key",
     "list",
@@ -31,9 +35,13 @@ VERBS = [
     "reopen",
     "repair",
     "seal",
+    "stats",
     "status",
     "sync",
+    "tag",
     "umount",
+    "unforget",
+    "versions",
 ]
 
 

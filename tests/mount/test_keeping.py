@@ -1,0 +1,133 @@
+"""Forgetting, bringing back and tags through the command line, while mounts look on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mounts import Machine
+
+pytestmark = pytest.mark.mount
+
+NAMES = [f"web-2026-01-0{day}" for day in range(1, 5)]
+
+
+@pytest.fixture
+def kept(machine: Machine) -> Machine:
+    """A repository with four sealed backups of one series."""
+    with machine.mounted() as mount:
+        for name in NAMES:
+            (mount.path / name).mkdir()
+            (mount.path / name / "file").write_bytes(name.encode() * 1000)
+    return machine
+
+
+def names_of(machine: Machine) -> list[str]:
+    return sorted(each["name"] for each in json.loads(machine.run("list", "--json").stdout))
+
+
+def forget(machine: Machine, *options: str) -> Any:
+    return json.loads(machine.run("forget", *options, "--json").stdout)
+
+
+def test_a_policy_beside_a_mount(kept: Machine, other: Machine) -> None:
+    """What no rule keeps goes while another machine has it mounted, and comes back whole."""
+    with other.mounted("-o", "ro") as mount:
+        assert sorted(path.name for path in mount.path.iterdir()) == NAMES
+        planned = forget(kept, "--keep-last", "3", "--dry-run")
+        assert names_of(kept) == NAMES
+        done = forget(kept, "web-*", "--keep-last", "3")
+        assert planned["backups"] == done["backups"]
+        assert [each["name"] for each in done["backups"] if each["goes"]] == NAMES[:1]
+        assert names_of(kept) == NAMES[1:]
+        trash = json.loads(kept.run("unforget", "--list", "--json").stdout)
+        assert [each["name"] for each in trash] == NAMES[:1]
+        kept.run("unforget", kept.url, NAMES[0])
+        assert json.loads(kept.run("unforget", "--list", "--json").stdout) == []
+    with other.mounted("-o", "ro") as mount:
+        assert (mount.path / NAMES[0] / "file").read_bytes() == NAMES[0].encode() * 1000
+    assert kept.run("check", "--read-data").returncode == 0
+
+
+def test_too_much_at_once_needs_force(kept: Machine) -> None:
+    """Without --force no more than half goes, with an exit code and one line; with it, it does."""
+    done = kept.run("forget", "--keep-last", "1", check=False)
+    assert done.returncode == 2
+    assert "3 of 4 backups would go at once; --force" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert names_of(kept) == NAMES
+    assert "3 of 4 backups forgotten" in kept.run("forget", "--keep-last", "1", "--force").stdout
+    assert names_of(kept) == NAMES[3:]
+    assert kept.run("unforget").stdout.count("is back") == 3
+    assert names_of(kept) == NAMES
+
+
+def test_unknown_names_change_nothing(kept: Machine) -> None:
+    """Names that are not there are refused in one line, and all stays."""
+    for arguments, text in [
+        (["delete", NAMES[0], "nonesuch"], "no backup 'nonesuch'"),
+        (["unforget", "nonesuch"], "not in the trash"),
+        (["tag", "nonesuch", "x"], "no backup 'nonesuch'"),
+        (["diff", NAMES[0], NAMES[1], "nonesuch"], "neither backup has 'nonesuch'"),
+    ]:
+        done = kept.run(*arguments, check=False)
+        assert done.returncode == 2
+        assert text in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert names_of(kept) == NAMES
+
+
+def test_delete_and_locks(kept: Machine) -> None:
+    """A locked backup is neither deleted nor forgotten, nor are others named beside it."""
+    kept.run("tag", NAMES[0], "locked")
+    done = kept.run("delete", NAMES[1], NAMES[0], check=False)
+    assert done.returncode == 18
+    assert names_of(kept) == NAMES
+    assert not any(each["goes"] for each in forget(kept, "--keep-last", "3")["backups"])
+    with kept.mounted("-o", "allow-forget") as mount:
+        (mount.path / NAMES[0] / "file").unlink()
+        with pytest.raises(PermissionError):
+            (mount.path / NAMES[0]).rmdir()
+    kept.run("tag", NAMES[0], "--remove", "locked")
+    kept.run("delete", NAMES[0])
+    assert names_of(kept) == NAMES[1:]
+
+
+def test_tags_are_attributes_of_the_top_directory(kept: Machine, other: Machine) -> None:
+    """Tags are read, set and removed in mounts that write, on sealed backups too; not listed."""
+    kept.run("tag", NAMES[0], "release=2.4", "--note", "before the upgrade")
+    tag = "user.s3backfs.tag."
+    with kept.mounted() as mount:
+        top = mount.path / NAMES[0]
+        assert os.getxattr(top, tag + "release") == b"2.4"
+        assert os.getxattr(top, tag + "note") == b"before the upgrade"
+        assert os.getxattr(top, "user.s3backfs.tags") == b"note\nrelease\n"
+        assert os.listxattr(top) == []
+        os.removexattr(top, tag + "note")
+        for name in ("note", "nonesuch", "x" * 141):
+            assert _errno(os.getxattr, top, tag + name) == errno.ENODATA
+        assert _errno(os.removexattr, top, tag + "note") == errno.ENODATA
+        assert _errno(os.setxattr, top, tag + "a=b", b"") == errno.EINVAL
+        assert _errno(os.setxattr, top, tag + "binary", b"\xff") == errno.EINVAL
+        assert _errno(os.setxattr, top, "user.s3backfs.tags", b"x") == errno.EPERM
+        fresh = mount.path / "fresh"
+        fresh.mkdir()
+        os.setxattr(fresh, tag + "mine", b"1")
+        os.setxattr(fresh, tag + "mine", b"2")
+        fresh.rename(mount.path / "renamed")
+    with other.mounted("-o", "ro") as mount:
+        assert os.getxattr(mount.path / "renamed", tag + "mine") == b"2"
+        assert _errno(os.setxattr, mount.path / "renamed", tag + "mine", b"3") == errno.EROFS
+    tags = json.loads(other.run("tag", "--json").stdout)
+    assert tags == {NAMES[0]: {"release": "2.4"}, "renamed": {"mine": "2"}}
+
+
+def _errno(call: Any, path: Path, *arguments: Any) -> int:
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        call(path, *arguments)
+    return caught.value.errno or 0
