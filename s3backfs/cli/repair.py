@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from s3backfs.cli.options import store_config, store_options, url_argument
+from s3backfs.cli.options import DURATION, store_config, store_options, url_argument
 from s3backfs.cli.passphrase import prompt_passphrase, take_passphrase
+from s3backfs.cli.prune import PENDING_EXIT_CODE
 from s3backfs.cli.terminal import print_json, reporting
 from s3backfs.config import StoreConfig
-from s3backfs.errors import IntegrityError
+from s3backfs.errors import ConfigurationError, IntegrityError
 from s3backfs.store.location import parse_url
 
 if TYPE_CHECKING:
+    from s3backfs.maintenance.mending import MendResult
     from s3backfs.maintenance.reindexing import ReindexResult
 
 
@@ -26,6 +32,7 @@ def repair() -> None:
     \b
     Examples:
       s3backfs repair index s3://bucket/prefix
+      s3backfs repair pack data/0123456789abcdef0123456789abcdef s3://bucket/prefix --from /home
     """
 
 
@@ -71,3 +78,106 @@ async def _repair_index(url: str, store: StoreConfig) -> ReindexResult:
             url, store, take_passphrase(), prompt_passphrase
         ) as maintained:
             return await repair_index(maintained.repository, report)
+
+
+@repair.command("pack")
+@click.argument("packs", nargs=-1, required=True, metavar="PACK...")
+@url_argument
+@click.option(
+    "--from", "places", multiple=True, metavar="DIR|URL",
+    help="Where lost contents may still be: backed-up files, or a copy of the bucket.",
+)  # fmt: skip
+@click.option(
+    "--wait", type=DURATION, default="5m", show_default=True,
+    help="How long to wait for mounts that are at work.",
+)  # fmt: skip
+@click.option(
+    "--except", "exceptions", multiple=True, metavar="NAME",
+    help="A backup that need not be readable; what only it needs is not kept.",
+)  # fmt: skip
+@click.option("--no-delete", is_flag=True, help="Leave the packs: for buckets under Object Lock.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@store_options
+def pack(packs: tuple[str, ...], url: str, as_json: bool, **params: Any) -> int:
+    """Copy what is readable in damaged packs, or is found elsewhere, and remove the packs.
+
+    PACK is a key as `s3backfs check` shows it: data/<id> or meta/<id>. Exit code 20 says that
+    something is lost: reading it gives EIO, and the next backup stores it again. Exit code 6 says
+    that mounts have not agreed yet: run it again later.
+
+    \b
+    Examples:
+      s3backfs repair pack data/0123456789abcdef0123456789abcdef s3://bucket/prefix
+      s3backfs repair pack data/0123456789abcdef0123456789abcdef s3://bucket/prefix --from /home
+      s3backfs repair pack data/0123456789abcdef0123456789abcdef file:///nas --from s3://copy/nas
+    """
+    import trio  # slow to import
+
+    url = parse_url(url).url
+    result = trio.run(partial(_repair_pack, packs, url, store_config(params), params))
+    if as_json:
+        print_json(asdict(result))
+    else:
+        _print_mended(result)
+    if result.lost:
+        return IntegrityError.exit_code
+    return PENDING_EXIT_CODE if result.waiting_for else 0
+
+
+async def _repair_pack(
+    packs: Sequence[str], url: str, store: StoreConfig, params: dict[str, Any]
+) -> MendResult:
+    from s3backfs.cli.maintaining import opened_for_maintenance
+    from s3backfs.cli.stores import opened_store
+    from s3backfs.maintenance.elsewhere import BucketCopy, Elsewhere, SourceTree
+    from s3backfs.maintenance.mending import MendOptions, PackRepair
+
+    options = MendOptions(
+        wait_s=params["wait"],
+        no_delete=params["no_delete"],
+        exceptions=tuple(os.fsencode(name) for name in params["exceptions"]),
+    )
+    with reporting() as report:
+        async with (
+            AsyncExitStack() as copies,
+            opened_for_maintenance(url, store, take_passphrase(), prompt_passphrase) as maintained,
+        ):
+            repository = maintained.repository
+            elsewhere: list[Elsewhere] = []
+            for place in params["places"]:
+                if "://" in place:
+                    copy = await copies.enter_async_context(opened_store(place, store))
+                    elsewhere.append(BucketCopy(copy, repository))
+                else:
+                    root = _source_directory(place)
+                    elsewhere.append(SourceTree(root, repository.keyring, repository.chunk_bounds))
+            return await PackRepair(repository, options, elsewhere, report).run(packs)
+
+
+def _source_directory(place: str) -> Path:
+    """The directory of a source.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    root = Path(place)
+    if not root.is_dir():
+        raise ConfigurationError(f"{place}: there is no such directory")
+    return root
+
+
+def _print_mended(result: MendResult) -> None:
+    for key in result.sound_packs:
+        click.echo(f"{key}: is sound, and stays as it is")
+    click.echo(
+        f"{result.salvaged} contents salvaged, {result.recreated} found elsewhere, "
+        f"{result.lost} lost"
+    )
+    for key in result.deleted_packs:
+        click.echo(f"{key}: deleted")
+    for key in result.kept_packs:
+        click.echo(f"{key}: stays, and no new backup refers to it")
+    for note in result.notes:
+        click.echo(note)
+    if result.waiting_for:
+        click.echo(f"waiting for mounts on: {', '.join(result.waiting_for)}; run it again later")

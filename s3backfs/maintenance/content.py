@@ -15,16 +15,18 @@ from s3backfs.format.refs import Kind, Ref
 from s3backfs.maintenance.survey import PackListed
 from s3backfs.manifest.identity import node_id
 from s3backfs.repository.repository import Repository
+from s3backfs.store.base import Store
 
 RUN_BYTES = 8 * 1024 * 1024
 """Frames that lie one behind the other are fetched together up to this length."""
 
 
 class PackReader:
-    """Reads packs from the store, past all caches."""
+    """Reads packs past all caches, from the repository's store or from a copy of it."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, store: Store | None = None) -> None:
         self._repository = repository
+        self._store = store or repository.store
         self._cpu = trio.CapacityLimiter(4)
 
     async def rows(
@@ -41,7 +43,7 @@ class PackReader:
         for run in _runs(rows):
             start = run[0].offset
             length = run[-1].offset + run[-1].frame_length - start
-            fetched = await self._repository.store.get(pack.key, offset=start, length=length)
+            fetched = await self._store.get(pack.key, offset=start, length=length)
             for row in run:
                 at = row.offset - start
                 frame = memoryview(fetched.data)[at : at + row.frame_length]

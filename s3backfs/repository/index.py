@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from functools import partial
 from pathlib import Path
 
@@ -54,6 +54,7 @@ class ChunkIndex:
         self._trusted: set[bytes] = set()
         self._added: set[bytes] = set()
         self._shunned: frozenset[bytes] = frozenset()
+        self._damaged: Set[tuple[bytes, int]] = frozenset()
 
     def close(self) -> None:
         """Close the file."""
@@ -83,7 +84,16 @@ class ChunkIndex:
 
         nothing: list[Ref] = []
         refs = self._file.read(look_up, nothing)
-        return [ref for ref in refs if ref.base is None or self.is_usable(ref.base.pack_id)]
+        return [ref for ref in refs if self._is_sound(ref)]
+
+    def _is_sound(self, ref: Ref) -> bool:
+        if (ref.pack_id, ref.pack_offset) in self._damaged:
+            return False
+        base = ref.base
+        if base is None:
+            return True
+        is_damaged = (base.pack_id, base.pack_offset) in self._damaged
+        return not is_damaged and self.is_usable(base.pack_id)
 
     def is_usable(self, pack_id: bytes) -> bool:
         """Whether contents may refer to a pack: it is there, and not condemned."""
@@ -121,6 +131,10 @@ class ChunkIndex:
         """Never answer with these packs again: they are condemned."""
         with self._lock:
             self._shunned = self._shunned.union(pack_ids)
+
+    def heed_damage(self, frames: Set[tuple[bytes, int]]) -> None:
+        """Never answer with these frames (pack id, offset); `frames` may grow at any time."""
+        self._damaged = frames
 
     # -- following the store, for `refresh` ----------------------------------------------------
 

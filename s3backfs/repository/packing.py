@@ -6,7 +6,7 @@ from heapq import heappop, heappush
 
 from s3backfs.format.frame import FrameCipher
 from s3backfs.format.pack import PackRow, encode_pack_tail
-from s3backfs.format.refs import Kind
+from s3backfs.format.refs import ID_BYTES, Kind
 
 
 class OpenPack:
@@ -77,3 +77,15 @@ def pack_key(kind: Kind, pack_id: bytes) -> str:
     """The key of a pack's object."""
     directory = "data" if kind == Kind.DATA else "meta"
     return f"{directory}/{pack_id.hex()}"
+
+
+def pack_id_of(key: str) -> bytes | None:
+    """The id of the pack that lies under a key; None for other objects."""
+    kind, _, name = key.rpartition("/")
+    if kind not in ("data", "meta"):
+        return None
+    try:
+        pack_id = bytes.fromhex(name)
+    except ValueError:
+        return None
+    return pack_id if len(pack_id) == ID_BYTES else None

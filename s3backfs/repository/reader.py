@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from s3backfs.errors import IntegrityError, ObjectMissingError
+from s3backfs.errors import IntegrityError, ObjectMissingError, S3backfsError
 from s3backfs.format.frame import MAX_PLAIN_BYTES, open_frame
 from s3backfs.format.keys import Keyring
 from s3backfs.format.lease import MovedRange
@@ -28,7 +28,7 @@ from s3backfs.repository.fetching import FetchLimits, Frame, frame_of
 from s3backfs.repository.flights import Background, Flights
 from s3backfs.repository.frames import FrameSource, InFlight
 from s3backfs.repository.moved import MAX_HOPS, MovedTables, Part, plan_moved
-from s3backfs.repository.packing import pack_key
+from s3backfs.repository.packing import pack_id_of, pack_key
 from s3backfs.store.base import Buffer, Store
 
 log = logging.getLogger(__name__)
@@ -103,6 +103,8 @@ class Reader:
         self._ahead_bytes = 0
         self._ahead_count = 0
         self._logged: set[tuple[str, int]] = set()
+        self.damaged: set[tuple[bytes, int]] = set()
+        """Packs and offsets of frames that could not be read, for whoever deduplicates."""
         self._exit = AsyncExitStack()
 
     async def __aenter__(self) -> Reader:
@@ -208,6 +210,7 @@ class Reader:
                 node = await self._in_thread(decode, plain)
         except IntegrityError as error:
             damage = _damage(frame_of(Kind.META, ref), error.message)
+            self._note_damage(ref, damage)
             self._log_once(damage)
             raise damage from error
         self._nodes.put(ref, node, len(plain) * DECODED_FACTOR)
@@ -220,8 +223,16 @@ class Reader:
         try:
             return await self._hop(kind, ref, offset, length, 0)
         except IntegrityError as error:
+            self._note_damage(ref, error)
             self._log_once(error)
             raise
+
+    def _note_damage(self, ref: Ref, error: IntegrityError) -> None:
+        self.damaged.add((ref.pack_id, ref.pack_offset))
+        # It may be the base of a patch, or the place that a content was moved to.
+        pack_id = pack_id_of(error.key)
+        if pack_id is not None:
+            self.damaged.add((pack_id, error.offset))
 
     def _log_once(self, error: IntegrityError) -> None:
         place = (error.key, error.offset)
@@ -237,6 +248,8 @@ class Reader:
             plain = await self._plain(kind, ref)
         except ObjectMissingError:
             return await self._moved_range(kind, ref, offset, length, hops)
+        except IntegrityError as error:
+            return await self._mended_range(error, kind, ref, offset, length, hops)
         if length == len(plain):
             return plain
         return memoryview(plain)[offset : offset + length]
@@ -294,7 +307,16 @@ class Reader:
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         return await trio.to_thread.run_sync(work, *arguments, limiter=self._cpu)
 
-    # -- packs that are gone -----------------------------------------------------------------
+    # -- packs that are gone, or damaged ------------------------------------------------------
+
+    async def _mended_range(
+        self, error: IntegrityError, kind: Kind, ref: Ref, offset: int, length: int, hops: int
+    ) -> bytes | memoryview:
+        """Read a range of a damaged chunk from where a repair has put it, if one has."""
+        try:
+            return await self._moved_range(kind, ref, offset, length, hops)
+        except S3backfsError:
+            raise error from None
 
     async def _moved_range(
         self, kind: Kind, ref: Ref, offset: int, length: int, hops: int

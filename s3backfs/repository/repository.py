@@ -199,6 +199,7 @@ async def open_for_mount(
                 spare_bytes=options.memory_bytes // 4,
             )
             async with Reader(store, keyring, caches, writer, limits) as reader:
+                index.heed_damage(reader.damaged)
                 lease = None
                 if identity is not None:
                     lease = WriterLease(

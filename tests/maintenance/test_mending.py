@@ -1,0 +1,191 @@
+"""Repair of packs: what can be had is readable afterwards, what is lost is stored again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from s3backfs.errors import S3backfsError
+from s3backfs.format.refs import Kind
+from s3backfs.maintenance.elsewhere import BucketCopy, Elsewhere, SourceTree
+from s3backfs.maintenance.mending import MendOptions, MendResult, PackRepair
+from s3backfs.repository.packing import pack_id_of
+from s3backfs.repository.tables import load_pack_table
+from s3backfs.store.memory import MemoryStore
+
+from .place import Place, content, large, new_place
+
+pytestmark = pytest.mark.anyio
+
+OPTIONS = MendOptions(wait_s=0)
+
+
+async def _rows(place: Place, key: str) -> list[tuple[int, bool]]:
+    """Offsets of the frames of a pack, and whether they are bundles."""
+    pack_id = pack_id_of(key)
+    assert pack_id is not None
+    kind = Kind.DATA if key.startswith("data/") else Kind.META
+    length = len(place.store.objects[key])
+    found = await load_pack_table(place.store, place.opened.keyring, kind, pack_id, length)
+    return [(row.offset, bool(row.slices)) for row in found.rows]
+
+
+async def _mend(
+    place: Place, key: str, *, source: Path | None = None, copy: MemoryStore | None = None,
+    options: MendOptions = OPTIONS,
+) -> MendResult:  # fmt: skip
+    async with place.repository() as repository:
+        elsewhere: list[Elsewhere] = []
+        if source is not None:
+            elsewhere.append(SourceTree(source, repository.keyring, repository.chunk_bounds))
+        if copy is not None:
+            elsewhere.append(BucketCopy(copy, repository))
+        mending = PackRepair(repository, options, elsewhere, lambda text: None)
+        return await mending.run([key])
+
+
+async def _damaged(tmp_path: Path, *, is_bundle: bool) -> tuple[Place, str]:
+    """A place with one damaged frame: the bundle of the small files, or a chunk of the large."""
+    place = await new_place(tmp_path)
+    key = place.key("data/", b"hit")
+    rows = await _rows(place, key)
+    offset = next(offset for offset, holds_slices in rows if holds_slices == is_bundle)
+    place.flip(key, offset + 50)
+    return place, key
+
+
+async def _small(place: Place, name: bytes = b"hit", number: int = 1) -> bytes:
+    async with place.machine(is_read_only=True) as machine:
+        return await machine.read(name, b"dir", b"small%d" % number)
+
+
+async def _large(place: Place, name: bytes = b"hit") -> bytes:
+    async with place.machine(is_read_only=True) as machine:
+        return await machine.read(name, b"large")
+
+
+async def test_what_is_readable_is_salvaged(tmp_path: Path) -> None:
+    """The pack goes; sound frames of it read, the damaged one gives an error, others are whole."""
+    place, key = await _damaged(tmp_path, is_bundle=False)
+    result = await _mend(place, key)
+    assert (result.lost, result.recreated, result.deleted_packs) == (1, 0, [key])
+    assert result.salvaged > 1
+    assert key not in place.store.objects
+    assert [await _small(place, b"hit", number) for number in range(3)] == [
+        content(b"hit", number) for number in range(3)
+    ]
+    async with place.machine(is_read_only=True) as machine:
+        with pytest.raises(S3backfsError):
+            await machine.read(b"hit", b"large")
+    assert await _large(place, b"spared") == large(b"spared")
+    assert not any(name.startswith("prune/") for name in place.store.objects)
+
+
+@pytest.mark.parametrize("is_bundle", [True, False])
+async def test_lost_contents_come_from_the_source(tmp_path: Path, is_bundle: bool) -> None:
+    """Files of the source give lost slices and chunks back, and check is sound afterwards."""
+    place, key = await _damaged(tmp_path, is_bundle=is_bundle)
+    source = tmp_path / "source" / "elsewhere"
+    source.mkdir(parents=True)
+    (source / "another-name").write_bytes(large(b"hit"))
+    for number in range(3):
+        (source / str(number)).write_bytes(content(b"hit", number))
+    (source / "pipe").symlink_to("nowhere")
+    result = await _mend(place, key, source=tmp_path / "source")
+    assert (result.lost, result.recreated) == (0, 3 if is_bundle else 1)
+    assert (await _small(place), await _large(place)) == (content(b"hit", 1), large(b"hit"))
+    assert (await place.check()).damages == []
+
+
+@pytest.mark.parametrize("how", ["flipped", "table", "cut", "gone"])
+@pytest.mark.parametrize("prefix", ["data/", "meta/"])
+async def test_a_copy_of_the_bucket_gives_all_back(tmp_path: Path, prefix: str, how: str) -> None:
+    """However a pack was damaged, a copy of the bucket makes everything sound again."""
+    place = await new_place(tmp_path)
+    copy = MemoryStore()
+    for name, data in place.store.objects.items():
+        await copy.put(name, data)
+    key = place.key(prefix, b"hit")
+    rows = await _rows(place, key)
+    if how == "flipped":
+        place.flip(key, rows[-1][0] + 50)
+    elif how == "table":
+        place.flip(key, len(place.store.objects[key]) - 30)
+    elif how == "cut":
+        place.cut(key)
+    else:
+        place.remove(key)
+    result = await _mend(place, key, copy=copy)
+    assert (result.lost, result.kept_packs) == (0, [])
+    assert (await _small(place), await _large(place)) == (content(b"hit", 1), large(b"hit"))
+    assert (await place.check()).damages == []
+
+
+async def test_a_later_copy_completes_an_earlier_repair(tmp_path: Path) -> None:
+    """What the first repair has salvaged stays known when a second one finds the rest."""
+    place, key = await _damaged(tmp_path, is_bundle=False)
+    assert (await _mend(place, key)).lost == 1
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "large").write_bytes(large(b"hit"))
+    assert (await _mend(place, key, source=tmp_path / "source")).lost == 0
+    assert (await _small(place), await _large(place)) == (content(b"hit", 1), large(b"hit"))
+
+
+async def test_a_pack_that_must_stay_is_read_around(tmp_path: Path) -> None:
+    """With deletion forbidden, re-created contents are read, and writers shun the pack."""
+    place, key = await _damaged(tmp_path, is_bundle=False)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "large").write_bytes(large(b"hit"))
+    result = await _mend(
+        place, key, source=tmp_path / "source", options=MendOptions(no_delete=True)
+    )
+    assert (result.kept_packs, result.deleted_packs) == ([key], [])
+    assert await _large(place) == large(b"hit")
+    assert any(name.startswith("prune/") for name in place.store.objects)
+
+
+@pytest.mark.parametrize("no_delete", [False, True])
+async def test_what_is_lost_is_stored_again(tmp_path: Path, no_delete: bool) -> None:
+    """The next backup of contents that are beyond repair can be read."""
+    place, key = await _damaged(tmp_path, is_bundle=False)
+    assert (await _mend(place, key, options=MendOptions(wait_s=0, no_delete=no_delete))).lost == 1
+    async with place.machine() as machine:
+        await machine.make_backup(b"next")
+        await machine.write_file(b"next", b"large", data=large(b"hit"))
+        await machine.sync(b"next")
+        await machine.repository.end_lease()
+    assert await _large(place, b"next") == large(b"hit")
+
+
+async def test_damage_that_was_met_is_not_deduplicated_against(tmp_path: Path) -> None:
+    """A mount that has met a damaged frame stores its content anew, though the pack is there."""
+    place, _ = await _damaged(tmp_path, is_bundle=False)
+    async with place.machine() as machine:
+        with pytest.raises(S3backfsError):
+            await machine.read(b"hit", b"large")
+        await machine.make_backup(b"next")
+        await machine.write_file(b"next", b"large", data=large(b"hit"))
+        await machine.sync(b"next")
+        await machine.repository.end_lease()
+    assert await _large(place, b"next") == large(b"hit")
+
+
+async def test_a_sound_pack_stays(tmp_path: Path) -> None:
+    """A pack without damage is left as it is."""
+    place = await new_place(tmp_path)
+    key = place.key("data/", b"hit")
+    before = set(place.store.objects)
+    assert (await _mend(place, key)).sound_packs == [key]
+    packs = {name for name in place.store.objects if name.startswith(("data/", "moved/", "prune/"))}
+    assert packs == {name for name in before if name.startswith("data/")}
+
+
+async def test_writers_that_have_not_agreed_keep_the_pack(tmp_path: Path) -> None:
+    """While another writer lives that has not read the set, the damaged pack stays condemned."""
+    place, key = await _damaged(tmp_path, is_bundle=False)
+    async with place.machine() as machine:
+        result = await _mend(place, key)
+        assert (result.kept_packs, len(result.waiting_for)) == ([key], 1)
+        await machine.repository.end_lease()
+    assert (await _mend(place, key)).deleted_packs == [key]
