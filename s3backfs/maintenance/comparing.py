@@ -18,9 +18,11 @@ from s3backfs.maintenance.paths import Manifest, content_id, join_path, metadata
 from s3backfs.manifest.diff import diff
 from s3backfs.manifest.entry import Entry, extra_of, is_link_name
 from s3backfs.manifest.keys import (
+    LINK_PREFIX,
     directory_prefix,
     is_link_key,
     key_components,
+    key_range,
     path_key,
     subtree_range,
 )
@@ -95,7 +97,7 @@ class Comparison:
     def _note_link(self, key: bytes, before: Entry | None, after: Entry | None) -> None:
         """Remember a file whose names may all have stayed as they are."""
         if before is not None and after is not None and _change(before, after) is not None:
-            self._changed_links.add(extra_of(after).link_id or b"")
+            self._changed_links.add(key.removeprefix(LINK_PREFIX))
 
     async def _changed(
         self, key: bytes, before: Entry | None, after: Entry | None
@@ -110,15 +112,22 @@ class Comparison:
         """Names that are the same in both backups, of files that are not."""
         if not self._changed_links:
             return
-        async with aclosing(self._new.tree.items(self._lo, self._hi)) as items:
-            async for key, after in items:
-                if not is_link_name(after) or extra_of(after).link_id not in self._changed_links:
-                    continue
-                before = await self._old.tree.find(key)
-                if before is not None and extra_of(before).link_id == extra_of(after).link_id:
-                    found = await self._changed(key, before, after)
+        for lo, hi in (key_range(self._own_key), (self._lo, self._hi)):
+            async with aclosing(self._new.tree.items(lo, hi)) as items:
+                async for key, after in items:
+                    found = await self._linked_change(key, after)
                     if found is not None:
                         yield found
+
+    async def _linked_change(self, key: bytes, after: Entry) -> Changed | None:
+        """How a name differs that both backups have, of a file that has changed."""
+        link_id = extra_of(after).link_id
+        if not is_link_name(after) or link_id not in self._changed_links:
+            return None
+        before = await self._old.tree.find(key)
+        if before is None or extra_of(before).link_id != link_id:
+            return None
+        return await self._changed(key, before, after)
 
 
 def _change(before: Entry | None, after: Entry | None) -> Change | None:
