@@ -116,13 +116,19 @@ async def _load(store: Store, keyring: Keyring, prefix: str) -> dict[bytes, dict
     return found
 
 
+def tagged_backup(key: str) -> bytes | None:
+    """The backup that a tag's key names; None for what is no tag."""
+    match = _KEY.fullmatch(key)
+    return None if match is None else bytes.fromhex(match[1])
+
+
 def _place(keyring: Keyring, key: str) -> tuple[bytes, str] | None:
     """The backup and the name that a key says."""
-    match = _KEY.fullmatch(key)
-    if match is None:
+    backup_id, (_, _, encoded) = tagged_backup(key), key.rpartition("/")
+    if backup_id is None:
         return None
     try:
-        return bytes.fromhex(match[1]), keyring.decode_name(match[2]).decode()
+        return backup_id, keyring.decode_name(encoded).decode()
     except (IntegrityError, UnicodeDecodeError):
         log.warning("%s is no tag of this repository", key)
         return None

@@ -18,6 +18,7 @@ class What(StrEnum):
     LEASE = "lease"
     CONDEMNED = "condemned set"
     BACKUP = "backup"
+    TAG = "tag"
 
 
 @dataclass(frozen=True, slots=True)

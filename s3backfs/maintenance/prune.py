@@ -33,6 +33,7 @@ from s3backfs.maintenance.agreement import Agreement
 from s3backfs.maintenance.collapsing import collapse_tables
 from s3backfs.maintenance.compaction import Compaction, moved_key
 from s3backfs.maintenance.left_behind import tidy_leases
+from s3backfs.maintenance.leftover_tags import tidy_tags
 from s3backfs.maintenance.marking import Marking
 from s3backfs.maintenance.marks import Marks
 from s3backfs.maintenance.poverty import PackUse, choose_poor
@@ -347,11 +348,18 @@ class Prune:
         else:
             log.info("removed %d objects that writers have left that are long gone", count)
 
+    async def _tidy_tags(self) -> None:
+        # Of a backup that need not be readable nobody knows the id.
+        if not self._options.exceptions:
+            now_ns = self._lease.renewed_ns
+            await tidy_tags(self._store, self._repository.keyring, now_ns)
+
     async def _tidy(self) -> None:
         if self._options.is_dry_run or self._options.no_delete:
             return
         self._result.removed_segments = await tidy_segments(self._repository)
         await self._tidy_leases()
+        await self._tidy_tags()
         try:
             await self._abort_uploads()
         except StoreError as error:

@@ -8,6 +8,7 @@ from typing import Any
 from s3backfs.backup.copies import list_beside
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.backup.roots import OPEN_PREFIX, SEALED_PREFIX, HeldRoot, load_copy
+from s3backfs.backup.tags import TAGS_PREFIX
 from s3backfs.errors import (
     IntegrityError,
     ObjectMissingError,
@@ -18,6 +19,7 @@ from s3backfs.errors import (
 from s3backfs.format.lease import decode_condemned, decode_lease, decode_moved
 from s3backfs.format.refs import Kind, Ref
 from s3backfs.format.segment import decode_segment
+from s3backfs.format.tag import decode_tag
 from s3backfs.maintenance.findings import Damage, What, pack_remedy
 from s3backfs.maintenance.references import References
 from s3backfs.maintenance.survey import (
@@ -228,6 +230,10 @@ class Structure:
         await self._decode_all(
             LEASES_PREFIX, What.LEASE, DELETE_REMEDY,
             lambda key, data: decode_lease(keyring, key, data), suffix="/lease",
+        )  # fmt: skip
+        await self._decode_all(
+            TAGS_PREFIX, What.TAG, "set the tag again: s3backfs tag",
+            lambda key, data: decode_tag(keyring, key, data),
         )  # fmt: skip
         for pack_id in await list_ids(self._store, "moved/"):
             key = f"moved/{pack_id.hex()}"

@@ -50,6 +50,7 @@ from s3backfs.format.refs import Kind, Ref, Top
 from s3backfs.format.root import BackupState, Owner, Root, Seen, Statistics, decode_root
 from s3backfs.format.segment import SegmentPack, decode_segment
 from s3backfs.format.slots import Cost, open_slot, seal_slot, slot_digest, slot_kind, slot_place
+from s3backfs.format.tag import Tag, decode_tag
 from s3backfs.format.unlocking import private_keys_of
 from s3backfs.format.verified import Verified, decode_verified
 from s3backfs.format.words import write_identity
@@ -189,6 +190,12 @@ def _object_targets() -> Iterator[Target]:
             decode_verified,
             Kind.VERIFIED,
             Verified(repository_id=CLEAR.repository_id, packs={_id(1): 1}),
+        ),
+        (
+            "tag",
+            decode_tag,
+            Kind.TAG,
+            Tag(repository_id=CLEAR.repository_id, backup_id=_id(1), name="a", value="b"),
         ),
         (
             "segment",

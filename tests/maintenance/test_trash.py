@@ -19,9 +19,12 @@ from s3backfs.errors import (
     S3backfsError,
 )
 from s3backfs.maintenance.forgetting import choose_named, forget, plan_forget
+from s3backfs.maintenance.left_behind import LONG_GONE_S
+from s3backfs.maintenance.leftover_tags import tidy_tags
 from s3backfs.maintenance.policy import Policy
 from s3backfs.maintenance.shelf import Shelf, load_shelf
 from s3backfs.maintenance.trash import bring_back, choose, list_trash
+from s3backfs.repository.opening import CreateOptions, create_repository
 from s3backfs.store.base import Stored
 from s3backfs.store.memory import MemoryStore
 
@@ -209,6 +212,7 @@ async def test_a_damaged_lock_still_locks(place: Place) -> None:
     (key,) = objects(place, "tags/")
     place.flip(key, 30)
     assert (await shelf_of(place)).backup(b"hit").is_locked
+    assert [damage.key for damage in (await place.check()).damages] == [key]
 
 
 async def test_tags_of_two_machines(place: Place) -> None:
@@ -243,3 +247,34 @@ async def test_open_backups_are_left_out(place: Place) -> None:
     assert plan.left_out == {b"open": "open"}
     with pytest.raises(ConfigurationError, match="is open"):
         choose_named(shelf, [b"open"])
+
+
+async def test_tags_of_what_is_gone_for_good_go(tmp_path: Path) -> None:
+    """Prune removes week-old tags of no backup; those of backups, also in the trash, stay."""
+    now_ns = 10**18
+
+    def clock() -> int:
+        return now_ns
+
+    store = MemoryStore(clock=clock)
+    opened = await create_repository(store, CreateOptions(is_encrypted=False), None)
+    place = Place(store, opened, tmp_path)
+    for name in (b"there", b"trashed", b"gone"):
+        await place.fill(name)
+        root = (await shelf_of(place)).backup(name).root
+        await set_tag(store, opened.keyring, root, "x", "")
+    await trash(place, b"trashed")
+    place.remove("backups/gone")
+    now_ns += int(LONG_GONE_S * 10**9) - 1
+    assert await tidy_tags(store, opened.keyring, now_ns) == 0
+    now_ns += 1
+    (key,) = objects(place, "trash/")
+    assert await tidy_tags(store, opened.keyring, now_ns) == 1
+    assert len(objects(place, "tags/")) == 2
+    assert (await shelf_of(place)).backup(b"there").tags == {"x": ""}
+    place.flip(key)
+    await set_tag(store, opened.keyring, root, "x", "")
+    now_ns *= 2
+    with pytest.raises(IntegrityError):
+        await tidy_tags(store, opened.keyring, now_ns)
+    assert len(objects(place, "tags/")) == 3
