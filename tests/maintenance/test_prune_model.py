@@ -203,9 +203,9 @@ class Play:
         source = self.random.choice(sources)
         old = self.random.choice(sorted(source.acknowledged))
         self._backup(machine, known)
-        name = self._new_name()
+        name, content = self._new_name(), source.acknowledged[old]
         await machine.link((source.name, old), (known.name, name))
-        known.now[name] = source.acknowledged.get(old) or source.now[old]
+        known.now[name] = content
         self._count("links")
 
     async def _unlink(self, machine: Machine, known: Known) -> None:
