@@ -162,6 +162,8 @@ class BackupSummary:
     size_bytes: int = 0
     stored_bytes: int = 0
     host: str = ""
+    is_incomplete: bool = False
+    """Whether it refers to packs that were lost, or was made of what was left of another one."""
 
 
 async def list_backups(store: Store, keyring: Keyring) -> list[BackupSummary]:
@@ -194,4 +196,5 @@ def _summary(found: Found, held: HeldRoot | S3backfsError) -> BackupSummary:
         size_bytes=root.statistics.logical_bytes,
         stored_bytes=root.statistics.stored_bytes,
         host=root.host,
+        is_incomplete=bool(root.incomplete),
     )

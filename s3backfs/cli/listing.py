@@ -64,13 +64,14 @@ def _as_json(backup: BackupSummary) -> dict[str, Any]:
         "size_bytes": backup.size_bytes,
         "stored_bytes": backup.stored_bytes,
         "host": backup.host,
+        "incomplete": backup.is_incomplete,
     }
 
 
 def _row(backup: BackupSummary) -> tuple[str, ...]:
     return (
         printable(backup.name),
-        backup.state,
+        f"{backup.state}, incomplete" if backup.is_incomplete else backup.state,
         format_time(backup.created_ns),
         format_time(backup.sealed_ns or backup.updated_ns),
         str(backup.files),

@@ -15,13 +15,14 @@ import click
 from s3backfs.cli.options import DURATION, store_config, store_options, url_argument
 from s3backfs.cli.passphrase import prompt_passphrase, take_passphrase
 from s3backfs.cli.prune import PENDING_EXIT_CODE
-from s3backfs.cli.terminal import print_json, reporting
+from s3backfs.cli.terminal import print_json, printable, reporting
 from s3backfs.config import StoreConfig
 from s3backfs.errors import ConfigurationError, IntegrityError
 from s3backfs.store.location import parse_url
 
 if TYPE_CHECKING:
     from s3backfs.maintenance.mending import MendResult
+    from s3backfs.maintenance.rebuilding import RebuildResult
     from s3backfs.maintenance.reindexing import ReindexResult
 
 
@@ -33,6 +34,7 @@ def repair() -> None:
     Examples:
       s3backfs repair index s3://bucket/prefix
       s3backfs repair pack data/0123456789abcdef0123456789abcdef s3://bucket/prefix --from /home
+      s3backfs repair backup web1-monday s3://bucket/prefix
     """
 
 
@@ -181,3 +183,56 @@ def _print_mended(result: MendResult) -> None:
         click.echo(note)
     if result.waiting_for:
         click.echo(f"waiting for mounts on: {', '.join(result.waiting_for)}; run it again later")
+
+
+@repair.command("backup")
+@click.argument("name")
+@url_argument
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@store_options
+def backup(name: str, url: str, as_json: bool, **params: Any) -> int:
+    """Make NAME-repaired of all names of a backup that can still be read; NAME itself stays.
+
+    The new backup is marked as incomplete. Directories whose own entries are lost are made anew,
+    for their owner only; contents that are lost give EIO. Exit code 20 says that something is lost.
+
+    \b
+    Examples:
+      s3backfs repair backup web1-monday s3://bucket/prefix
+    """
+    import trio  # slow to import
+
+    url = parse_url(url).url
+    result = trio.run(partial(_repair_backup, os.fsencode(name), url, store_config(params)))
+    if as_json:
+        print_json(asdict(result))
+    else:
+        _print_rebuilt(result)
+    return IntegrityError.exit_code if result.lost else 0
+
+
+async def _repair_backup(name: bytes, url: str, store: StoreConfig) -> RebuildResult:
+    from s3backfs.cli.maintaining import opened_for_maintenance
+    from s3backfs.maintenance.rebuilding import Rebuild
+    from s3backfs.maintenance.shelf import load_shelf
+
+    with reporting() as report:
+        async with opened_for_maintenance(
+            url, store, take_passphrase(), prompt_passphrase
+        ) as maintained:
+            repository = maintained.repository
+            shelf = await load_shelf(repository.store, repository.keyring)
+            return await Rebuild(repository, report).run(shelf.backup(name).held)
+
+
+def _print_rebuilt(result: RebuildResult) -> None:
+    for path in result.lost:
+        click.echo(f"lost: {printable(path)}")
+    if not result.name:
+        click.echo("every name of this backup can be read; nothing was made")
+        return
+    click.echo(
+        f"{printable(result.name)}: {result.entries} names, {result.lost_names} lost, "
+        f"{result.lost_contents} without their contents, "
+        f"{result.made_directories} directories made anew"
+    )

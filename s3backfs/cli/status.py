@@ -72,7 +72,7 @@ def _facts(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _backup_row(backup: dict[str, Any]) -> tuple[str, ...]:
     return (
         printable(backup["name"]),
-        backup.get("state", "open"),
+        backup.get("state", "open") + (", incomplete" if backup.get("incomplete") else ""),
         str(backup.get("files", "-")),
         format_bytes(backup.get("written_bytes", 0)),
         format_bytes(backup.get("stored_bytes", 0)),

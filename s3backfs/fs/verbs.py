@@ -158,6 +158,7 @@ def describe(backup: Backup) -> dict[str, Any]:
     return {
         "name": backup.name.decode("utf-8", "surrogateescape"),
         "state": "sealed" if backup.is_sealed else "open",
+        "incomplete": bool(backup.root.incomplete),
         "files": backup.tally.files,
         "size_bytes": backup.tally.size_bytes,
         "written_bytes": backup.tally.size_bytes,

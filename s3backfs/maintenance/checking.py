@@ -15,6 +15,7 @@ from pathlib import Path
 
 import trio
 
+from s3backfs.backup.backup import printable
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.errors import IntegrityError, ObjectMissingError, UnsupportedFormatError
 from s3backfs.format.refs import Kind
@@ -88,6 +89,7 @@ class Check:
         result.packs = len(structure.packs)
         result.packs_bytes = sum(pack.length_bytes for pack in structure.packs.values())
         result.damages = structure.damages
+        result.notes += incomplete_backups(structure)
         if not self._options.names:
             result.damages += missing_roots(structure)
         times = [self._proven_s(pack) or pack.modified_ns // _NS
@@ -209,6 +211,12 @@ class Check:
                 affected = await walk.run(held)
                 if affected.paths_count:
                     self._result.affected.append(affected)
+
+
+def incomplete_backups(structure: Structure) -> list[str]:
+    """Name the backups that say themselves that something of them was lost."""
+    names = {held.root.name for held in structure.roots if held.root.incomplete}
+    return [f"backup {printable(name)} is incomplete" for name in sorted(names)]
 
 
 def missing_roots(structure: Structure) -> list[Damage]:

@@ -63,4 +63,7 @@ class CheckResult:
 
 def pack_remedy(pack_id: bytes) -> str:
     """What to do about a damaged or missing pack."""
-    return f"bring an older version or a replica's copy of pack {pack_id.hex()} back"
+    return (
+        f"bring an older version or a replica's copy of pack {pack_id.hex()} back, "
+        "or run `s3backfs repair pack`"
+    )

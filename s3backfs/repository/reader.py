@@ -313,6 +313,8 @@ class Reader:
         self, error: IntegrityError, kind: Kind, ref: Ref, offset: int, length: int, hops: int
     ) -> bytes | memoryview:
         """Read a range of a damaged chunk from where a repair has put it, if one has."""
+        if not (is_sound(ref) and _is_possible(frame_of(kind, ref))):
+            raise error
         try:
             return await self._moved_range(kind, ref, offset, length, hops)
         except S3backfsError:
