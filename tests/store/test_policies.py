@@ -128,7 +128,8 @@ async def test_a_lost_answer_to_a_condition_is_the_callers_to_settle() -> None:
 
 async def test_an_outage_is_told_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     """The log says that S3 is away soon, then each minute, and once that it is back."""
-    caplog.set_level(logging.INFO)
+    # The command line keeps this logger quiet.
+    caplog.set_level(logging.INFO, "s3backfs.store.retrying")
     seen: list[Outage | None] = []
     policy = retrying(on_change=seen.append)
     faults = Faults(Fault("get", times=25))
@@ -146,7 +147,7 @@ async def test_an_outage_is_told_and_logged(caplog: pytest.LogCaptureFixture) ->
 
 async def test_a_short_trouble_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """One failed request among good ones is not worth a line."""
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "s3backfs.store.retrying")
     store = WrappedStore(MemoryStore({"a": b"x"}), retrying(), Faults(Fault("get")))
     await store.get("a")
     assert caplog.messages == []
