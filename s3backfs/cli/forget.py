@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s3backfs.cli.keeping import Report, as_names, run_on_store, run_reading, split_url
+from s3backfs.cli.keeping import Report, as_names, run_maintaining, run_on_store, split_url
 from s3backfs.cli.options import DURATION, store_config, store_options
 from s3backfs.cli.terminal import format_time, note, print_json, print_table, printable
 from s3backfs.control import wire_name
@@ -243,7 +243,8 @@ def unforget(words: tuple[str, ...], only_list: bool, as_json: bool, **params: A
     """Bring forgotten backups back from the trash: those named, or all.
 
     Of a name that was forgotten several times, the last one comes back. A backup of which the name
-    is taken, or that cannot be read any more, stays in the trash, and the exit code says so.
+    is taken, or that cannot be read any more, stays in the trash, and the exit code says so. While
+    a prune is at work it is refused.
 
     \b
     Examples:
@@ -257,7 +258,7 @@ def unforget(words: tuple[str, ...], only_list: bool, as_json: bool, **params: A
         trash = run_on_store(url, config, _list_trash)
         print_json([_trashed_as_json(each) for each in trash]) if as_json else _print_trash(trash)
         return 0
-    back, failed = run_reading(url, config, partial(_unforget, names=as_names(names)))
+    back, failed = run_maintaining(url, config, partial(_unforget, names=as_names(names)))
     if as_json:
         print_json(
             {
@@ -282,19 +283,9 @@ async def _list_trash(store: Store, keyring: Keyring, _report: Report) -> list[T
 async def _unforget(
     repository: Repository, report: Report, names: Sequence[bytes]
 ) -> tuple[list[bytes], dict[bytes, S3backfsError]]:
-    from s3backfs.maintenance.trash import bring_back, choose, list_trash
+    from s3backfs.maintenance.trash import unforget
 
-    trash = await list_trash(repository.store, repository.keyring)
-    back: list[bytes] = []
-    failed: dict[bytes, S3backfsError] = {}
-    for trashed in choose(trash, names):
-        report(f"bringing back {printable(trashed.name)}")
-        try:
-            await bring_back(repository, trashed)
-            back.append(trashed.name)
-        except S3backfsError as error:
-            failed[trashed.name] = error
-    return back, failed
+    return await unforget(repository, names, report)
 
 
 def _trashed_as_json(trashed: Trashed) -> dict[str, Any]:

@@ -88,3 +88,25 @@ def run_reading(
                 return await act(repository, report)
 
     return trio.run(open_and_act)
+
+
+def run_maintaining(
+    url: str, config: StoreConfig, act: Callable[[Repository, Report], Awaitable[T]]
+) -> T:
+    """Open a repository as a writer with a lease.
+
+    Raises:
+        S3backfsError: it cannot be opened; else what `act` raises.
+    """
+    import trio  # slow to import
+
+    from s3backfs.cli.maintaining import opened_for_maintenance
+
+    known = take_passphrase()
+
+    async def open_and_act() -> T:
+        async with opened_for_maintenance(url, config, known, prompt_passphrase) as maintained:
+            with reporting() as report:
+                return await act(maintained.repository, report)
+
+    return trio.run(open_and_act)

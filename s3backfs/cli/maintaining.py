@@ -83,7 +83,9 @@ async def opened_for_maintenance(
 
     guard = Guarding(*GUARDED_PREFIXES)
     async with opened_store(url, config, guard) as store:
-        opened = await open_repository(store, passphrase, must_be_encrypted=known is not None)
+        opened = await open_repository(
+            store, passphrase, must_be_encrypted=known is not None, unwrap=unwrapper(config)
+        )
         options = RepositoryOptions(
             state_dir=make_private_dir(default_state_dir()),
             cache_dir=make_private_dir(default_cache_dir()),

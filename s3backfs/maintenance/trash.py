@@ -1,13 +1,13 @@
 """The trash: forgotten backups, and bringing them back.
 
 Prune removes what is older than its grace, by the store's clock, and then looks at all roots. So
-who brings a backup back stores its root first, then looks whether the trash still had it.
+who brings a backup back keeps prune from beginning, as two prunes keep each other.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from s3backfs.backup.finding import list_roots
@@ -25,6 +25,7 @@ from s3backfs.errors import (
 )
 from s3backfs.format.keys import Keyring
 from s3backfs.format.root import Root
+from s3backfs.maintenance.agreement import Agreement
 from s3backfs.maintenance.survey import decode_trashed
 from s3backfs.repository.repository import Repository
 from s3backfs.store.base import IfAbsent, Store
@@ -92,10 +93,37 @@ def choose(trash: Sequence[Trashed], names: Sequence[bytes]) -> list[Trashed]:
     return [newest[name] for name in (dict.fromkeys(names) if names else newest)]
 
 
-async def bring_back(repository: Repository, trashed: Trashed) -> None:
-    """Make a forgotten backup one of the sealed ones again.
+async def unforget(
+    repository: Repository, names: Sequence[bytes], report: Callable[[str], None]
+) -> tuple[list[bytes], dict[bytes, S3backfsError]]:
+    """Bring back the backups named, or all, and say which came and why others did not.
 
     Raises:
+        RepositoryBusyError: a prune is at work.
+        ConfigurationError: a name is not in the trash; none has come back.
+    """
+    agreement = Agreement(repository)
+    await agreement.begin()
+    back: list[bytes] = []
+    failed: dict[bytes, S3backfsError] = {}
+    try:
+        for trashed in choose(await list_trash(repository.store, repository.keyring), names):
+            report("bringing back " + trashed.name.decode("utf-8", "backslashreplace"))
+            try:
+                await bring_back(repository, trashed)
+                back.append(trashed.name)
+            except S3backfsError as error:
+                failed[trashed.name] = error
+    finally:
+        await agreement.end()
+    return back, failed
+
+
+async def bring_back(repository: Repository, trashed: Trashed) -> None:
+    """Make a forgotten backup one of the sealed ones again, while no prune is at work.
+
+    Raises:
+        LeaseLapsedError: this process was away for so long that a prune may have begun.
         RepositoryExistsError: its name is taken.
         IntegrityError: its root or the top of its tree cannot be read; it stays in the trash.
         ObjectMissingError: prune has removed it meanwhile.
@@ -106,6 +134,8 @@ async def bring_back(repository: Repository, trashed: Trashed) -> None:
     await _check_reads(repository, trashed.root)
     await _check_free(store, keyring, trashed)
     key = SEALED_PREFIX + keyring.encode_name(trashed.name)
+    if repository.lease is not None:
+        repository.lease.check()
     try:
         await store.put(key, trashed.data, condition=IfAbsent())
     except PreconditionFailedError:

@@ -18,12 +18,13 @@ from s3backfs.errors import (
     RepositoryExistsError,
     S3backfsError,
 )
+from s3backfs.maintenance.agreement import Agreement
 from s3backfs.maintenance.forgetting import choose_named, forget, plan_forget
 from s3backfs.maintenance.left_behind import LONG_GONE_S
 from s3backfs.maintenance.leftover_tags import tidy_tags
 from s3backfs.maintenance.policy import Policy
 from s3backfs.maintenance.shelf import Shelf, load_shelf
-from s3backfs.maintenance.trash import bring_back, choose, list_trash
+from s3backfs.maintenance.trash import bring_back, choose, list_trash, unforget
 from s3backfs.repository.opening import CreateOptions, create_repository
 from s3backfs.store.base import Stored
 from s3backfs.store.memory import MemoryStore
@@ -182,6 +183,22 @@ async def test_what_prune_took_meanwhile_is_told(place: Place) -> None:
         place.remove(trashed.key)
         with pytest.raises(ObjectMissingError, match="run `s3backfs check`"):
             await bring_back(repository, trashed)
+
+
+async def test_nothing_comes_back_while_prune_is_at_work(place: Place) -> None:
+    """A prune that has begun, and one that would begin meanwhile, keep out of the way."""
+    await trash(place, b"hit")
+    async with place.repository() as pruning, place.repository() as restoring:
+        prune = Agreement(pruning)
+        await prune.begin()
+        with pytest.raises(RepositoryBusyError, match="another prune is at work"):
+            await unforget(restoring, [b"hit"], lambda text: None)
+        assert len(objects(place, "trash/")) == 1
+        await prune.end()
+        assert await unforget(restoring, [], lambda text: None) == ([b"hit"], {})
+        await prune.begin()
+        await prune.end()
+    assert not [key for key in objects(place, "leases/") if key.endswith("/prune")]
 
 
 async def test_locked_backups_stay(place: Place) -> None:
