@@ -167,6 +167,8 @@ class MountConfig:
     """A passphrase is configured, so that a repository without encryption is not the right one."""
     backup: bytes | None = None
     """Show only this backup; None shows all."""
+    key_slot: str | None = None
+    """The id of the key slot to open; None lists them and tries all."""
     cache_bytes: int = GIB
     memory_bytes: int = 256 * MIB
     retry_for_s: float = DAY_S
@@ -181,6 +183,10 @@ class MountConfig:
 
     def __post_init__(self) -> None:
         _require(self.mountpoint.is_absolute(), f"{self.mountpoint} is not an absolute path")
+        _require(
+            self.key_slot is None or re.fullmatch("[0-9a-f]{32}", self.key_slot) is not None,
+            "--key-slot takes a whole id of 32 digits, as s3backfs key list --json shows it",
+        )
         _require(self.memory_bytes >= 32 * MIB, "--memory must be at least 32MiB")
         _require(self.retry_for_s >= 0, "--retry-for must not be negative")
         _require(self.idle_checkpoint_s > 0, "--idle-checkpoint must be longer than 0s")

@@ -174,6 +174,10 @@ class RefusedError(StoreError):
     exit_code = 34
 
 
+class DeniedError(RefusedError):
+    """These credentials may not do that; where listing is not allowed, also "no such object"."""
+
+
 class QuotaError(StoreError):
     """The store is full."""
 

@@ -47,12 +47,13 @@ from s3backfs.memory import bound_allocator
 from s3backfs.repository.opening import open_repository
 from s3backfs.repository.repository import Repository, RepositoryOptions, open_for_mount
 from s3backfs.service import notify_service
-from s3backfs.store.around import WrappedStore
+from s3backfs.store.around import Policy, WrappedStore
 from s3backfs.store.base import Store
 from s3backfs.store.counting import Counting
 from s3backfs.store.location import parse_url
 from s3backfs.store.open import open_store
 from s3backfs.store.retrying import Impatient, Outage, Retrying
+from s3backfs.store.unlisted import Unlisted
 
 log = logging.getLogger(__name__)
 
@@ -113,15 +114,21 @@ class _Mount:
                 passphrase,
                 must_be_encrypted=self._config.must_be_encrypted,
                 unwrap=unwrapper(self._config.store),
+                slot_id=self._config.key_slot,
             )
             patience = Retrying(patience_s, on_change=self._note_outage)
-            store = WrappedStore(counted, patience)
+            store = WrappedStore(counted, patience, *self._reading_policies())
             options = _repository_options(self._config, opened.parameters)
             async with open_for_mount(store, opened, options) as repository:
                 filesystem = await self._build(repository)
                 patience.retry_for_s = self._config.retry_for_s
                 await self._serve(filesystem, on_ready)
         return self._finish.exit_code
+
+    def _reading_policies(self) -> list[Policy]:
+        # Who restores one backup may have credentials that list nothing.
+        is_one_read = self._config.is_read_only and self._config.backup is not None
+        return [Unlisted("data/", "meta/", "moved/")] if is_one_read else []
 
     def _note_outage(self, outage: Outage | None) -> None:
         self._condition.outage = outage

@@ -15,7 +15,15 @@ import trio
 
 from s3backfs.backup.backup import Backup, printable
 from s3backfs.backup.copies import Beside
-from s3backfs.backup.finding import Found, gone, load_all, look, outdated, with_newer_copies
+from s3backfs.backup.finding import (
+    Found,
+    gone,
+    load_all,
+    look,
+    look_for,
+    outdated,
+    with_newer_copies,
+)
 from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.backup.owning import RootWriter
@@ -23,6 +31,7 @@ from s3backfs.backup.roots import HeldRoot
 from s3backfs.backup.standing import Standing
 from s3backfs.backup.trash import move_to_trash
 from s3backfs.errors import (
+    DeniedError,
     FileSystemError,
     ObjectMissingError,
     OwnershipLostError,
@@ -69,6 +78,7 @@ class Catalogue:
         self._is_read_only = is_read_only
         self._may_forget = may_forget and not is_read_only
         self._only = only
+        self._is_blind = False
         self._slots: dict[int, Backup] = {}
         self._refreshed_s = -REFRESH_S
         self._lock = trio.Lock()
@@ -89,9 +99,23 @@ class Catalogue:
         async with self._lock:
             if self._refreshed_s >= begun:
                 return
-            found, beside = await look(self.repository.store, self.repository.keyring)
+            found, beside = await self._look()
             await self._take_in(found, beside)
             self._refreshed_s = trio.current_time()
+
+    async def _look(self) -> tuple[dict[bytes, Found], Beside]:
+        """List all roots; who may not, and wants but one to read, looks for that."""
+        store, keyring = self.repository.store, self.repository.keyring
+        if not self._is_blind:
+            try:
+                return await look(store, keyring)
+            except DeniedError as error:
+                if self._only is None or not self._is_read_only:
+                    text = f"{error}; who may not list mounts with -o ro --backup NAME"
+                    raise DeniedError(text) from error
+                self._is_blind = True
+        assert self._only is not None
+        return await look_for(store, keyring, self._only), Beside()
 
     async def _take_in(self, found: dict[bytes, Found], beside: Beside) -> None:
         if self._only is not None:

@@ -18,9 +18,11 @@ from s3backfs.backup.backup import printable
 from s3backfs.backup.copies import Beside, list_beside
 from s3backfs.backup.roots import OPEN_PREFIX, SEALED_PREFIX, HeldRoot, load_copy, load_root
 from s3backfs.errors import (
+    DeniedError,
     IntegrityError,
     ObjectMissingError,
     S3backfsError,
+    StoreError,
     UnsupportedFormatError,
 )
 from s3backfs.format.keys import Keyring
@@ -45,13 +47,20 @@ async def list_roots(store: Store, keyring: Keyring) -> dict[bytes, Found]:
     """Every backup's root in the store; a sealed one wins over an open one of the same name."""
     found: dict[bool, list[Found]] = {False: [], True: []}
 
+    errors: list[StoreError] = []
+
     async def list_one(prefix: str, is_sealed: bool) -> None:
-        async for page in store.list(prefix):
-            found[is_sealed].extend(_found(keyring, prefix, page, is_sealed))
+        try:
+            async for page in store.list(prefix):
+                found[is_sealed].extend(_found(keyring, prefix, page, is_sealed))
+        except StoreError as error:
+            errors.append(error)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(list_one, OPEN_PREFIX, False)
         nursery.start_soon(list_one, SEALED_PREFIX, True)
+    if errors:
+        raise errors[0]
     return {entry.name: entry for entry in [*found[False], *found[True]]}
 
 
@@ -71,6 +80,25 @@ def _found(keyring: Keyring, prefix: str, page: Iterable[Listed], is_sealed: boo
 def _note_foreign(key: str, why: str) -> None:
     """Warn once of an object; every listing finds it again."""
     log.warning("%s is not a root of this repository: %s", key, why)
+
+
+async def look_for(store: Store, keyring: Keyring, name: bytes) -> dict[bytes, Found]:
+    """Find the root of one backup by its name, without a listing.
+
+    Raises:
+        DeniedError: it is not there, or may not be read, which then is the same.
+    """
+    denied: S3backfsError | None = None
+    for prefix, is_sealed in ((SEALED_PREFIX, True), (OPEN_PREFIX, False)):
+        try:
+            listed = await store.head(prefix + keyring.encode_name(name))
+        except (ObjectMissingError, DeniedError) as error:
+            denied = error
+        else:
+            return {name: Found(name, listed, is_sealed)}
+    raise DeniedError(
+        f"there is no backup {printable(name)} in {store.url}, or these credentials may not read it"
+    ) from denied
 
 
 async def load_all(

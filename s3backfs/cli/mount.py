@@ -49,6 +49,7 @@ _LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
 @click.option("--allow-forget", is_flag=True, help="Let rm -rf of a sealed backup forget it.")
 @click.option("--take-over", is_flag=True, help="Go on with open backups of another machine.")
 @click.option("--backup", metavar="NAME", help="Show only this backup.")
+@click.option("--key-slot", metavar="ID", help="Open this key slot; nothing is listed.")
 @click.option("--cache-dir", type=DIRECTORY, help="Disposable cache.  [default: ~/.cache/s3backfs]")
 @click.option("--cache-size", type=SIZE, default="1GiB", show_default=True, help="Its bound.")
 @click.option("--memory", type=SIZE, default="256MiB", show_default=True, help="Bound of buffers.")
@@ -126,6 +127,7 @@ def mount_config(
         allow_forget=params["allow_forget"],
         take_over=params["take_over"],
         backup=None if backup is None else os.fsencode(backup),
+        key_slot=params["key_slot"],
         cache_bytes=params["cache_size"],
         memory_bytes=params["memory"],
         retry_for_s=params["retry_for"],

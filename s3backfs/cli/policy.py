@@ -15,6 +15,10 @@ _CAVEAT = (
     "protect sealed backups, and remove it where it is refused"
 )
 
+_HOW_TO_RESTORE = (
+    "mount with: -o ro --backup NAME --key-slot ID (s3backfs key list --json)"
+)
+
 
 @click.command
 @url_argument
@@ -27,9 +31,10 @@ def policy(url: str, role: str, partition: str) -> None:
     """Print the narrowest IAM policy for a role on the repository at URL, as JSON.
 
     \b
-    reader      lists, mounts, restores and checks all backups
-    writer      makes and seals backups, and can neither replace nor delete what is sealed
-    maintainer  init, keys, forget, prune
+    restore-only  restores a backup whose name is known; lists nothing
+    reader        lists, mounts, restores and checks all backups
+    writer        makes and seals backups, and can neither replace nor delete what is sealed
+    maintainer    init, keys, forget, prune
 
     \b
     Examples:
@@ -43,3 +48,5 @@ def policy(url: str, role: str, partition: str) -> None:
     print_json(policy_for(Role(role), location, partition=partition))
     if role == Role.WRITER:
         note(_CAVEAT)
+    if role == Role.RESTORE_ONLY:
+        note(_HOW_TO_RESTORE)

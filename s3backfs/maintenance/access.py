@@ -13,12 +13,16 @@ CREATE_ONLY = ("backups", "data", "meta", "index")
 REPLACEABLE = ("open", "leases")
 """Areas whose objects writers replace and remove."""
 
+RESTORED = ("keys", "backups", "open", "data", "meta", "moved")
+"""Areas that a restore reads, beside repository.json."""
+
 CREATE_ONLY_SID = "CreateButNeverReplace"
 
 
 class Role(enum.StrEnum):
     """Who asks."""
 
+    RESTORE_ONLY = "restore-only"
     READER = "reader"
     WRITER = "writer"
     MAINTAINER = "maintainer"
@@ -28,6 +32,10 @@ def policy_for(role: Role, location: S3Location, *, partition: str = "aws") -> d
     """Write the policy of a role."""
     bucket = f"arn:{partition}:s3:::{location.bucket}"
     prefix = f"{location.prefix}/" if location.prefix else ""
+    if role is Role.RESTORE_ONLY:
+        names = ["repository.json", *(f"{area}/*" for area in RESTORED)]
+        resources = [f"{bucket}/{prefix}{name}" for name in names]
+        return _document([_allow("ReadObjects", ["s3:GetObject"], resources)])
     statements = [
         _allow("ReadObjects", ["s3:GetObject"], [f"{bucket}/{prefix}*"]),
         _list_statement(bucket, prefix),
@@ -36,6 +44,10 @@ def policy_for(role: Role, location: S3Location, *, partition: str = "aws") -> d
         statements += _writer_statements(f"{bucket}/{prefix}", bucket)
     if role is Role.MAINTAINER:
         statements += _maintainer_statements(f"{bucket}/{prefix}", bucket)
+    return _document(statements)
+
+
+def _document(statements: list[dict[str, Any]]) -> dict[str, Any]:
     return {"Version": "2012-10-17", "Statement": statements}
 
 

@@ -18,6 +18,7 @@ from typing import TypeAlias, TypeVar
 import trio
 
 from s3backfs.errors import (
+    DeniedError,
     IntegrityError,
     ObjectMissingError,
     PreconditionFailedError,
@@ -175,8 +176,11 @@ async def open_repository(
     *,
     must_be_encrypted: bool = False,
     unwrap: Unwrap | None = None,
+    slot_id: str | None = None,
 ) -> OpenedRepository:
     """Read and verify what a repository is, with two round trips to the store.
+
+    With a `slot_id` only that key slot is read, and nothing is listed.
 
     `passphrase` is called once it is known to be needed; it may ask a person. With
     `must_be_encrypted` (a passphrase is configured) a repository without encryption is refused:
@@ -189,7 +193,7 @@ async def open_repository(
         UnsupportedFormatError: it was made by a newer program.
         IntegrityError: repository.json or the key slots are damaged.
     """
-    locked, listed = await _look(store)
+    locked, listed = await _look(store, slot_id)
     if not locked.is_encrypted:
         if must_be_encrypted or unwrap is not None:
             raise WrongKeyError(
@@ -197,11 +201,13 @@ async def open_repository(
                 " unset it if you trust this bucket"
             )
         return OpenedRepository(locked.unlock_clear(), locked.parameters)
-    slots = await load_slots(store, listed)
+    slots = await _load_slots(store, listed, slot_id)
     if _is_overtaken(locked, slots):
         # A rotation came between the two answers.
-        locked, listed = await _look(store)
-        slots = await load_slots(store, listed)
+        locked, listed = await _look(store, slot_id)
+        slots = await _load_slots(store, listed, slot_id)
+    if slot_id is not None and not slots_of(slots, locked.repository_id, locked.epoch):
+        raise _no_slot(store, slot_id)
     if unwrap is not None:
         by_kms = await _unlock_by_kms(locked, slots, unwrap)
         if by_kms is not None:
@@ -252,11 +258,15 @@ async def _unlock_by_kms(
     return None
 
 
-async def _look(store: Store) -> tuple[Locked, list[Listed]]:
+async def _look(store: Store, slot_id: str | None = None) -> tuple[Locked, list[Listed]]:
     """Get repository.json and list the slots, at once."""
-    fetched, listed = await _both(
-        lambda: get_small(store, REPOSITORY_KEY), lambda: list_few(store, KEYS_PREFIX)
-    )
+
+    async def find_slots() -> list[Listed]:
+        if slot_id is not None:
+            return [Listed(f"{KEYS_PREFIX}{slot_id}.json", 0, "", 0)]
+        return await list_few(store, KEYS_PREFIX)
+
+    fetched, listed = await _both(lambda: get_small(store, REPOSITORY_KEY), find_slots)
     if isinstance(fetched, ObjectMissingError):
         raise _missing(store, listed) from fetched
     if isinstance(fetched, S3backfsError):
@@ -267,6 +277,10 @@ async def _look(store: Store) -> tuple[Locked, list[Listed]]:
         raise _with_remedy(error) from error
     if not locked.is_encrypted:
         return locked, []
+    if isinstance(listed, DeniedError):
+        raise DeniedError(
+            f"{listed}; who may not list mounts with --key-slot ID (see s3backfs key list --json)"
+        ) from listed
     if isinstance(listed, S3backfsError):
         raise listed
     return locked, listed
@@ -324,6 +338,24 @@ async def load_slots(store: Store, listed: Sequence[Listed]) -> dict[str, bytes]
     if errors and not slots:
         raise errors[0]
     return slots
+
+
+def _no_slot(store: Store, slot_id: str) -> WrongKeyError:
+    return WrongKeyError(
+        f"{store.url}: there is no key slot {slot_id} of the newest key: take the id from "
+        "s3backfs key list --json, it changes when the key is rotated"
+    )
+
+
+async def _load_slots(
+    store: Store, listed: Sequence[Listed], slot_id: str | None
+) -> dict[str, bytes]:
+    try:
+        return await load_slots(store, listed)
+    except DeniedError as error:
+        if slot_id is None:
+            raise
+        raise DeniedError(f"{_no_slot(store, slot_id)}; or it may not be read: {error}") from error
 
 
 def _with_remedy(error: IntegrityError) -> IntegrityError:

@@ -17,6 +17,7 @@ from urllib3.exceptions import HTTPError
 
 from s3backfs.errors import (
     BucketMissingError,
+    DeniedError,
     ObjectMissingError,
     PreconditionFailedError,
     QuotaError,
@@ -91,6 +92,10 @@ _MEANINGS: dict[str, type[StoreError]] = {
     "NoSuchKey": ObjectMissingError,
     "NoSuchVersion": ObjectMissingError,
     "NoSuchBucket": BucketMissingError,
+    "AccessDenied": DeniedError,
+    # The answer to a HEAD has no body.
+    "403": DeniedError,
+    "Forbidden": DeniedError,
     "NoSuchUpload": UploadMissingError,
     "PreconditionFailed": PreconditionFailedError,
     # Two conditional writes met; which one won is not decided yet.
@@ -178,9 +183,9 @@ def _translate_answer(error: boto.ClientError, place: Place, key: str) -> StoreE
     if kind is ObjectMissingError:
         return ObjectMissingError("no such object", key=key)
     said = f"{code} ({message})" if message and message != code else code or str(status)
-    if kind is RefusedError:
+    if issubclass(kind, RefusedError):
         remedy = _REMEDIES.get(code, _REMEDIES["Forbidden"])
-        return RefusedError(f"{place.endpoint} refused: {said}; {remedy}", key=key)
+        return kind(f"{place.endpoint} refused: {said}; {remedy}", key=key)
     if kind is QuotaError:
         return QuotaError(f"{place.endpoint} is full: {said}; free space or raise the quota")
     return kind(f"{place.endpoint} answered {said}", key=key)

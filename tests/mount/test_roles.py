@@ -58,7 +58,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         first = Machine(tmp_path_factory.mktemp("first"), URL, server.environment)
         first.run("init")
         everything = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
-        for role in ("owner", "reader", "writer", "maintainer"):
+        for role in ("owner", "restore-only", "reader", "writer", "maintainer"):
             policy = {"Version": "2012-10-17", "Statement": [everything]}
             if role != "owner":
                 policy = policy_of(first, role)
@@ -116,6 +116,13 @@ def test_roles(world: World, tmp_path: Path) -> None:
         assert (mount.path / "monday" / "small").read_bytes() == b"small"
 
     assert_denied(world, "writer")
+    (slot,) = json.loads(writer.run("key", "list", "--json").stdout)
+    options = ("-o", "ro", "--backup", "monday", "--key-slot", slot["slot"])
+    with world.machines["restore-only"].mounted(*options) as mount:
+        assert (mount.path / "monday" / "large").read_bytes() == large
+    refused = world.machines["restore-only"].run("list", check=False)
+    assert (refused.returncode, refused.stderr.count("\n")) == (34, 1), refused.stderr
+    assert_denied(world, "restore-only")
     reader = world.machines["reader"]
     (reader.home / "mnt").mkdir(exist_ok=True)
     refused = reader.run("mount", URL, str(reader.home / "mnt"), check=False)

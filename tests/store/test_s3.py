@@ -13,6 +13,7 @@ import trio
 
 from s3backfs.errors import (
     BucketMissingError,
+    DeniedError,
     ConfigurationError,
     ObjectMissingError,
     PreconditionFailedError,
@@ -210,7 +211,7 @@ async def test_prefixes_do_not_see_each_other(
         ("412 Precondition Failed", "PreconditionFailed", PreconditionFailedError),
         ("403 Forbidden", "QuotaExceeded", QuotaError),
         ("507 Full", "XMinioStorageFull", QuotaError),
-        ("403 Forbidden", "AccessDenied", RefusedError),
+        ("403 Forbidden", "AccessDenied", DeniedError),
         ("403 Forbidden", "RequestTimeTooSkewed", RefusedError),
         ("403 Forbidden", "UserSuspended", RefusedError),
         ("400 Bad Request", "ExpiredToken", RefusedError),
