@@ -45,6 +45,10 @@ def _percentage(value: str) -> float:
 )  # fmt: skip
 @click.option("--max-repack-bytes", type=SIZE, help="Rewrite no more than this in one run.")
 @click.option(
+    "--rewrap", is_flag=True,
+    help="Rewrite all that is under the keys of older epochs (see s3backfs key rotate).",
+)  # fmt: skip
+@click.option(
     "--except", "exceptions", multiple=True, metavar="NAME",
     help="A backup that need not be readable; what only it needs is deleted.",
 )  # fmt: skip
@@ -59,11 +63,17 @@ def prune(url: str, as_json: bool, **params: Any) -> int:
     has agreed, deletes; with --grace 0s one run does both. It can be stopped and repeated at any
     moment. Exit code 6 says that mounts have not agreed yet.
 
+    After `key rotate`, --rewrap brings packs and index under the new key. Sealed roots, which hold
+    names and small directories, and tags are never replaced: they stay under the key they were
+    written with. What --max-repack-bytes leaves is for the next run; until the grace is over the
+    bucket holds both. Mounts from before the rotation do not agree: mount anew.
+
     \b
     Examples:
       s3backfs prune s3://bucket/prefix
       s3backfs prune s3://bucket/prefix --dry-run
       s3backfs prune s3://bucket/prefix --grace 0s --max-unused 0%
+      s3backfs prune s3://bucket/prefix --rewrap --max-repack-bytes 50G
     """
     store = store_config(params)
     result = _run(parse_url(url).url, store, params)
@@ -88,6 +98,7 @@ def _run(url: str, store: StoreConfig, params: dict[str, Any]) -> PruneResult:
         wait_s=params["wait"],
         max_unused=max_unused,
         max_repack_bytes=params["max_repack_bytes"],
+        rewrap=params["rewrap"],
         is_dry_run=params["dry_run"],
         no_delete=params["no_delete"],
         exceptions=tuple(os.fsencode(name) for name in params["exceptions"]),
@@ -118,6 +129,11 @@ def _print(result: PruneResult, *, is_dry_run: bool) -> None:
         f"({format_bytes(result.condemned_bytes)}), {result.deleted_packs} deleted "
         f"({format_bytes(result.deleted_bytes)}), {result.copied_packs} rewritten"
     )
+    if result.older_packs:
+        click.echo(
+            f"{result.older_packs} packs under older keys ({format_bytes(result.older_bytes)}), "
+            f"{result.rewrapped_packs} of them {would}rewritten"
+        )
     if result.waiting_for:
         click.echo(f"waiting for mounts on: {', '.join(result.waiting_for)}; run prune again later")
     elif result.pending_sets:

@@ -117,6 +117,9 @@ def _print(usage: Usage, by: str, table: PriceTable, costs: list[Cost]) -> None:
         f"{format_bytes(usage.unused_bytes)} of no use to these backups; "
         f"growth {format_bytes(objects.growth_bytes)} a month"
     )
+    if len(usage.epochs) > 1:
+        told = (f"{use.packs} packs under epoch {use.epoch}" for use in usage.epochs)
+        click.echo(f"keys: {', '.join(told)} (s3backfs prune --rewrap)")
     for cost in costs:
         click.echo(
             f"{cost.storage_class}: {cost.month:.2f} {table.currency} a month "

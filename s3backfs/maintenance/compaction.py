@@ -9,7 +9,7 @@ Source: docs/design.md, "Compaction"; docs/format.md, "Moved tables".
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -26,6 +26,7 @@ from s3backfs.format.pack import PackRow, chunk_ref
 from s3backfs.format.refs import Kind, Ref
 from s3backfs.maintenance.marks import Marks, Range
 from s3backfs.maintenance.survey import PackListed
+from s3backfs.repository.moved import MovedTables, plan_moved
 from s3backfs.repository.piece import Piece
 from s3backfs.repository.repository import Repository
 from s3backfs.repository.tables import PackContents, load_pack_table
@@ -112,6 +113,28 @@ class Compaction:
         if not lease.is_sure:
             await lease.renew()
         lease.check()
+
+
+async def is_copied(
+    tables: MovedTables, marks: Marks, pack_id: bytes, present: Container[bytes]
+) -> bool:
+    """Whether a table was stored by a run that ended early, and leads to packs that are there.
+
+    Raises:
+        IntegrityError: the table is damaged.
+    """
+    moved = await tables.load(pack_id)
+    if moved is None:
+        return False
+    for found in marks.ranges(pack_id):
+        plan = plan_moved(moved.ranges, found.pack_offset, found.slice_offset, found.slice_length)
+        if plan is None or not all(_is_there(part.target, present) for part in plan):
+            return False
+    return True
+
+
+def _is_there(ref: Ref, present: Container[bytes]) -> bool:
+    return ref.pack_id in present and (ref.base is None or ref.base.pack_id in present)
 
 
 async def store_table(repository: Repository, moved: Moved) -> None:

@@ -14,7 +14,11 @@ from s3backfs.format.refs import Ref
 from s3backfs.maintenance.scratch import Scratch
 
 _SCHEMA = """
-CREATE TABLE packs(number INTEGER PRIMARY KEY, pack_id BLOB NOT NULL UNIQUE);
+CREATE TABLE packs(
+    number INTEGER PRIMARY KEY,
+    pack_id BLOB NOT NULL UNIQUE,
+    epoch INTEGER NOT NULL
+);
 CREATE TABLE marks(
     pack INTEGER NOT NULL,
     pack_offset INTEGER NOT NULL,
@@ -53,7 +57,7 @@ class Marks(Scratch):
 
     def add(self, ref: Ref) -> bool:
         """Note a node that is to be visited; False where it was noted before."""
-        row = (self._number(ref.pack_id), ref.pack_offset)
+        row = (self._number(ref), ref.pack_offset)
         return self.database.execute("INSERT OR IGNORE INTO nodes VALUES (?, ?)", row).rowcount > 0
 
     def mark(self, refs: Iterable[Ref]) -> None:
@@ -64,7 +68,7 @@ class Marks(Scratch):
 
     def _row(self, ref: Ref) -> tuple[int, ...]:
         return (
-            self._number(ref.pack_id),
+            self._number(ref),
             ref.pack_offset,
             ref.slice_offset,
             ref.slice_length,
@@ -72,11 +76,12 @@ class Marks(Scratch):
             ref.chunk_length,
         )
 
-    def _number(self, pack_id: bytes) -> int:
-        number = self._numbers.get(pack_id)
+    def _number(self, ref: Ref) -> int:
+        number = self._numbers.get(ref.pack_id)
         if number is None:
-            number = self._numbers[pack_id] = len(self._numbers)
-            self.database.execute("INSERT INTO packs VALUES (?, ?)", (number, pack_id))
+            number = self._numbers[ref.pack_id] = len(self._numbers)
+            row = (number, ref.pack_id, ref.epoch)
+            self.database.execute("INSERT INTO packs VALUES (?, ?, ?)", row)
         return number
 
     def packs(self) -> set[bytes]:
@@ -88,6 +93,10 @@ class Marks(Scratch):
                 " (SELECT 1 FROM marks WHERE marks.pack = packs.number)"
             )
         }
+
+    def epochs(self) -> dict[bytes, int]:
+        """The key epoch of every pack that was met, as those say who refer to it."""
+        return dict(self.database.execute("SELECT pack_id, epoch FROM packs"))
 
     def ranges(self, pack_id: bytes) -> Iterator[Range]:
         """What of a pack is referred to, in order of the places."""

@@ -25,6 +25,7 @@ class PackUse:
     kind: Kind
     length_bytes: int
     live_bytes: int
+    epoch: int = 0
 
     @property
     def unused_bytes(self) -> int:
@@ -35,6 +36,14 @@ class PackUse:
     def unused(self) -> float:
         """The part of it that nothing needs."""
         return self.unused_bytes / max(1, self.length_bytes)
+
+
+def choose_older(
+    uses: Iterable[PackUse], epoch: int, max_repack_bytes: int | None
+) -> list[PackUse]:
+    """Choose packs under the keys of epochs before `epoch`, those under the oldest first."""
+    older = [use for use in uses if use.epoch < epoch]
+    return _within(sorted(older, key=lambda use: (use.epoch, use.pack_id)), max_repack_bytes)
 
 
 def choose_poor(

@@ -3,8 +3,9 @@
     carry out older sets (all agree, grace is over, a second look)
       -> look -> copy what is alive in poor packs -> condemn those and the dead -> carry out
 
-A run may end, or be killed, anywhere; the next one goes on. Nothing is deleted while anything that
-may refer to it cannot be read.
+With `rewrap` packs under the keys of older epochs are copied like poor ones, into packs under the
+newest. A run may end, or be killed, anywhere; the next one goes on. Nothing is deleted while
+anything that may refer to it cannot be read.
 Source: docs/design.md, "Writers and prune", "Compaction".
 """
 
@@ -30,13 +31,13 @@ from s3backfs.errors import (
 from s3backfs.format.lease import Condemned, encode_condemned
 from s3backfs.format.refs import ID_BYTES
 from s3backfs.maintenance.agreement import Agreement
+from s3backfs.maintenance.choosing import Limits, choose_packs, older_packs
 from s3backfs.maintenance.collapsing import collapse_tables
 from s3backfs.maintenance.compaction import Compaction, moved_key
 from s3backfs.maintenance.left_behind import tidy_leases
 from s3backfs.maintenance.leftover_tags import tidy_tags
 from s3backfs.maintenance.marking import Marking
 from s3backfs.maintenance.marks import Marks
-from s3backfs.maintenance.poverty import PackUse, choose_poor
 from s3backfs.maintenance.segments import tidy_segments
 from s3backfs.maintenance.survey import (
     TRASH_PREFIX,
@@ -70,6 +71,8 @@ class PruneOptions:
     wait_s: float = 0.0
     max_unused: float = 0.05
     max_repack_bytes: int | None = None
+    rewrap: bool = False
+    """Whether to copy all that is under the keys of older epochs."""
     is_dry_run: bool = False
     no_delete: bool = False
     exceptions: tuple[bytes, ...] = ()
@@ -89,6 +92,11 @@ class PruneResult:
     deleted_packs: int = 0
     deleted_bytes: int = 0
     copied_packs: int = 0
+    older_packs: int = 0
+    """Packs under keys of older epochs that are needed and were not condemned before this run."""
+    older_bytes: int = 0
+    rewrapped_packs: int = 0
+    """Those of them that this run has condemned, since they are copied."""
     trashed_roots: int = 0
     aborted_uploads: int = 0
     removed_segments: int = 0
@@ -172,13 +180,25 @@ class Prune:
         known = {each for condemned in await self._sets() for each in condemned.packs}
         needed = marks.packs()
         dead = self._aged(packs, set(packs) - needed - known)
-        poor = self._poor(packs, needed, marks)
-        poor = [pack for pack in poor if pack.pack_id in self._aged(packs, {pack.pack_id} - known)]
+        choice = await choose_packs(
+            self._repository,
+            marks,
+            {each: packs[each] for each in self._aged(packs, needed.intersection(packs) - known)},
+            marking.moved_packs,
+            set(packs) - known,
+            self._limits(),
+        )
+        poor = choice.packs
+        older = older_packs(marks, self._repository.keyring.epoch)
         gone = marking.moved_packs - set(packs) - needed
         self._note(packs, dead, poor, needed, marks)
+        self._note_older(packs, (older & needed & set(packs)) - known, poor)
         if self._options.is_dry_run:
             return None
-        await self._copy(poor, marks)
+        # Nothing is copied into packs that are to go, or that the next run copies again.
+        shunned = dead.union(pack.pack_id for pack in poor)
+        self._repository.writer.shun(shunned | older if self._options.rewrap else shunned)
+        await self._copy(choice.to_copy, marks)
         await collapse_tables(self._repository, needed, marking.moved_packs, set(packs))
         if not (dead or poor or gone):
             return None
@@ -196,17 +216,11 @@ class Prune:
         await self._store.put(key, encode_condemned(keyring, key, condemned))
         return condemned
 
-    def _poor(
-        self, packs: dict[bytes, PackListed], needed: set[bytes], marks: Marks
-    ) -> list[PackListed]:
-        uses = [
-            PackUse(pack.pack_id, pack.kind, pack.length_bytes, marks.live_bytes(pack.pack_id))
-            for pack in packs.values()
-            if pack.pack_id in needed
-        ]
+    def _limits(self) -> Limits:
         options = self._options
-        chosen = choose_poor(uses, options.max_unused, options.max_repack_bytes, self._pack_bytes)
-        return [packs[use.pack_id] for use in chosen]
+        return Limits(
+            options.max_unused, options.max_repack_bytes, self._pack_bytes, options.rewrap
+        )
 
     def _aged(self, packs: dict[bytes, PackListed], chosen: Collection[bytes]) -> set[bytes]:
         """Those that are older than the grace: the newest belong to writers that are at work."""
@@ -219,7 +233,7 @@ class Prune:
         self,
         packs: dict[bytes, PackListed],
         dead: set[bytes],
-        poor: list[PackListed],
+        poor: Sequence[PackListed],
         needed: set[bytes],
         marks: Marks,
     ) -> None:
@@ -234,15 +248,22 @@ class Prune:
         result.condemned_bytes = sum(packs[each].length_bytes for each in dead)
         result.condemned_bytes += sum(pack.length_bytes for pack in poor)
 
+    def _note_older(
+        self, packs: dict[bytes, PackListed], older: set[bytes], chosen: Sequence[PackListed]
+    ) -> None:
+        self._result.older_packs = len(older)
+        self._result.older_bytes = sum(packs[each].length_bytes for each in older)
+        self._result.rewrapped_packs = sum(pack.pack_id in older for pack in chosen)
+
     async def _copy(self, poor: Sequence[PackListed], marks: Marks) -> None:
         """Copy what is alive, and store where it went."""
-        self._repository.writer.shun([pack.pack_id for pack in poor])
         compaction = Compaction(self._repository, marks)
         for start in range(0, len(poor), PACKS_AT_ONCE):
             self._report(f"copying what is alive in {len(poor)} packs: {start} done")
             batch = poor[start : start + PACKS_AT_ONCE]
             await compaction.run(batch)
             self._result.copied_packs += len(batch)
+        await self._repository.writer.store_segment()
 
     async def _ripe_sets(self) -> list[Condemned]:
         """The sets whose grace is over."""

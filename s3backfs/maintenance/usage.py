@@ -11,6 +11,7 @@ from typing import Any
 
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.format.refs import Ref
+from s3backfs.maintenance.epochs import EpochUse, measure_epochs
 from s3backfs.maintenance.shares import Share, Shares
 from s3backfs.maintenance.shelf import Shelved, server_time_ns
 from s3backfs.maintenance.walking import Walk
@@ -71,6 +72,7 @@ class Usage:
     unused_bytes: int
     deduplication: float
     compression: float
+    epochs: tuple[EpochUse, ...]
 
 
 async def measure(
@@ -101,7 +103,9 @@ async def measure(
         objects = await _look_at_objects(repository.store)
         parts = shares.of_groups()
         rows = [_usage(name, groups[name], parts.get(numbers[name])) for name in groups]
-        return _whole(rows, shares, objects)
+        report("counting packs by key epoch")
+        epochs = await measure_epochs(repository.store, repository.keyring)
+        return _whole(rows, shares, objects, epochs)
 
 
 def _group(each: Shelved, group_by: GroupBy) -> bytes:
@@ -145,7 +149,9 @@ def _usage(name: bytes, backups: Sequence[Shelved], share: Share | None) -> Grou
     )
 
 
-def _whole(rows: Sequence[GroupUsage], shares: Shares, objects: Objects) -> Usage:
+def _whole(
+    rows: Sequence[GroupUsage], shares: Shares, objects: Objects, epochs: tuple[EpochUse, ...]
+) -> Usage:
     total = shares.total()
     logical_bytes = sum(row.logical_bytes for row in rows)
     return Usage(
@@ -157,6 +163,7 @@ def _whole(rows: Sequence[GroupUsage], shares: Shares, objects: Objects) -> Usag
         unused_bytes=max(0, objects.packs_bytes - total.stored_bytes),
         deduplication=logical_bytes / (total.content_plain_bytes or 1),
         compression=total.content_plain_bytes / (total.content_stored_bytes or 1),
+        epochs=epochs,
     )
 
 
