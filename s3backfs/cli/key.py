@@ -13,6 +13,7 @@ from s3backfs.cli.keyed import run_keyed
 from s3backfs.cli.new_key import KeyChoice, make_new_key
 from s3backfs.cli.options import SIZE, store_config, store_options, url_argument
 from s3backfs.cli.passphrase import prompt_new_passphrase, take_new_passphrase
+from s3backfs.cli.qr import check_can_draw, draw
 from s3backfs.cli.terminal import format_time, note, print_json, print_table, printable
 from s3backfs.config import KIB, Secret
 from s3backfs.errors import ConfigurationError
@@ -119,6 +120,7 @@ def _row(slot: KeySlot) -> tuple[str, ...]:
 @url_argument
 @click.option("--label", default="", help="Whose it is, or where it is kept.")
 @click.option("--recovery", is_flag=True, help="Make a recovery key, to be printed and locked up.")
+@click.option("--qr", "as_qr", is_flag=True, help="Draw it as a QR code too, on a terminal only.")
 @click.option(
     "--identity", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
     help="An identity as age-keygen makes it (X25519).",
@@ -136,13 +138,17 @@ def add(url: str, **params: Any) -> None:
     \b
     Examples:
       s3backfs key add s3://bucket/prefix --label alice
-      s3backfs key add --recovery --label safe
+      s3backfs key add --recovery --qr --label safe
       s3backfs key add --identity ~/backup.key --generate
       s3backfs key add --kms-key arn:aws:kms:eu-west-1:111122223333:key/KEY
     """
     from s3backfs.repository.keyslots import add_slot
 
-    store = store_config(params)
+    store, as_qr = store_config(params), params["as_qr"]
+    if as_qr:
+        if not params["recovery"]:
+            raise ConfigurationError("--qr draws a recovery key: add --recovery")
+        check_can_draw()
     choice = KeyChoice(
         label=params["label"],
         is_recovery=params["recovery"],
@@ -159,15 +165,18 @@ def add(url: str, **params: Any) -> None:
 
     slot, new = run_keyed(url, store, change)
     if new.kind == "recovery":
-        _print_recovery(new)
+        _print_recovery(new, as_qr=as_qr)
     note(f"added key slot {slot}")
 
 
-def _print_recovery(new: NewKey) -> None:
+def _print_recovery(new: NewKey, *, as_qr: bool) -> None:
     from s3backfs.format.words import write_recovery
 
     note("the recovery key opens the repository without any passphrase; it is not shown again:")
-    click.echo(write_recovery(new.secret))
+    words = write_recovery(new.secret)
+    click.echo(words)
+    if as_qr:
+        draw(words)
 
 
 def _new_passphrase() -> Secret:
