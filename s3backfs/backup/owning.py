@@ -248,6 +248,9 @@ class RootWriter:
         try:
             return await self._put(held.key, root, condition)
         except PreconditionFailedError as error:
+            # A server may want etags to be written in another way than it did last week.
+            if await self._repository.proof.is_renewed() and await self._is_conditional():
+                return await self._replace_if(held, root, why)
             fence = await self._load_fence(held, root)
             if fence is not None:
                 raise _FencedError(base_age(fence.root), fence) from error
@@ -324,10 +327,7 @@ class RootWriter:
     # -- parts -------------------------------------------------------------------------------
 
     async def _is_conditional(self) -> bool:
-        store = self._store
-        if store.has_conditional_put is None:
-            await store.probe(f"leases/{self._repository.writer_id.hex()}/probe")
-        return bool(store.has_conditional_put)
+        return await self._repository.proof.is_given()
 
     def _next(self, root: Root) -> Root:
         """Give a root a sequence and a nonce that no root before has had."""

@@ -32,7 +32,7 @@ from s3backfs.errors import (
 )
 from s3backfs.format.keys import Keyring
 from s3backfs.format.lease import Lease, decode_lease, encode_lease
-from s3backfs.store.base import Listed, Store
+from s3backfs.store.base import Conditions, Listed, Store
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +169,18 @@ class WriterLease:
         if acknowledged != self._lease.acknowledged:
             self._lease = msgspec.structs.replace(self._lease, acknowledged=acknowledged)
             await self.renew()
+
+    async def confirm_conditions(self, known: Conditions) -> bool:
+        """Let the store prove what is known of its conditions, on the lease as it stands there.
+
+        Where a condition is ignored the lease is written once more as it was: that harms nobody.
+
+        Raises:
+            StoreError: the store would not say.
+        """
+        async with self._renewing:
+            data = encode_lease(self._keyring, self._key, self._lease)
+            return await self._store.confirm(self._key, data, known)
 
     async def keep(self) -> None:
         """Store the lease anew every third of its duration, until cancelled."""

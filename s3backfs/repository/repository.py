@@ -13,11 +13,12 @@ import trio
 
 from s3backfs.format.keys import Keyring
 from s3backfs.format.parameters import ChunkBounds
-from s3backfs.format.refs import Ref
+from s3backfs.format.refs import ID_BYTES, Ref
 from s3backfs.repository.cache import DiskCache
 from s3backfs.repository.condemned import CondemnedSets
+from s3backfs.repository.conditions import ConditionMemory, Proof
 from s3backfs.repository.index import ChunkIndex
-from s3backfs.repository.leases import LEASE_S, WriterLease, boot_time_s
+from s3backfs.repository.leases import LEASE_S, LEASES_PREFIX, WriterLease, boot_time_s
 from s3backfs.repository.local_state import (
     WriterIdentity,
     check_epoch,
@@ -69,6 +70,7 @@ class Repository:
         lease: WriterLease | None,
         condemned: CondemnedSets,
         index: ChunkIndex,
+        proof: Proof,
     ) -> None:
         self.store = store
         self.keyring = keyring
@@ -79,6 +81,7 @@ class Repository:
         self.lease = lease
         self.condemned = condemned
         self._index = index
+        self.proof = proof
 
     async def end_lease(self) -> None:
         """Say that this writer is gone; call it when everything is stored."""
@@ -216,8 +219,11 @@ async def open_for_mount(
                 bounds = parameters.chunk_bounds
                 if notes is not None:
                     nursery.start_soon(notes.abort_left, store)
+                writer_id = identity.writer_id if identity is not None else bytes(ID_BYTES)
+                memory = ConditionMemory(state_dir / "conditions")
+                proof = Proof(store, lease, memory, f"{LEASES_PREFIX}{writer_id.hex()}/probe")
                 yield Repository(
-                    store, keyring, bounds, reader, writer, identity, lease, condemned, index
+                    store, keyring, bounds, reader, writer, identity, lease, condemned, index, proof
                 )
                 nursery.cancel_scope.cancel()
     finally:

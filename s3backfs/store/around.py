@@ -13,6 +13,7 @@ from typing import Literal, Protocol, TypeAlias, TypeVar
 from s3backfs.store.base import (
     Buffer,
     Condition,
+    Conditions,
     Fetched,
     Listed,
     PendingUpload,
@@ -84,6 +85,14 @@ class WrappedStore:
         for policy in reversed(self._policies):
             act = _bind(policy, request, act)
         return await act()
+
+    @property
+    def conditions(self) -> Conditions | None:
+        return self._store.conditions
+
+    async def confirm(self, key: str, data: Buffer, known: Conditions) -> bool:
+        request = Request("probe", (key,))
+        return await self.run(request, lambda: self._store.confirm(key, data, known))
 
     async def probe(self, key: str) -> None:
         await self.run(Request("probe", (key,)), lambda: self._store.probe(key))

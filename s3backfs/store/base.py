@@ -72,6 +72,16 @@ class IfMatch:
 Condition: TypeAlias = IfAbsent | IfMatch | None
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a probe found out about conditions, worth remembering."""
+
+    place: str
+    """Endpoint, bucket and prefix; elsewhere it means nothing."""
+    are_enforced: bool
+    are_etags_quoted: bool = True
+
+
 class Upload(Protocol):
     """One multipart upload. Parts may be sent in any order and again; numbers begin at 1."""
 
@@ -107,6 +117,20 @@ class Store(Protocol):
 
     async def probe(self, key: str) -> None:
         """Find out whether conditions are enforced, by writing `key` twice and deleting it."""
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """What `probe` found, or `confirm` took over; None before."""
+
+    async def confirm(self, key: str, data: Buffer, known: Conditions) -> bool:
+        """Take over what an earlier probe found, if the store bears it out, else say False.
+
+        The object `key` is there and holds `data`; it may be written again with the same bytes.
+        Enforcement costs two requests, which are refused; the lack of it one.
+
+        Raises:
+            StoreError: the store would not say.
+        """
 
     async def get(self, key: str, *, offset: int = 0, length: int | None = None) -> Fetched:
         """Read an object or a range of it; a negative offset counts from the end.

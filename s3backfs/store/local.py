@@ -21,6 +21,7 @@ from s3backfs.errors import (
 from s3backfs.store.base import (
     Buffer,
     Condition,
+    Conditions,
     Fetched,
     Listed,
     PendingUpload,
@@ -30,7 +31,7 @@ from s3backfs.store.base import (
 from s3backfs.store.local_files import LocalFiles
 from s3backfs.store.location import LocalLocation
 from s3backfs.store.pages import PAGE_COUNT, Page, Pages
-from s3backfs.store.probing import are_conditions_enforced
+from s3backfs.store.probing import are_borne_out, are_conditions_enforced
 
 T = TypeVar("T")
 
@@ -87,6 +88,17 @@ class LocalStore:
     @property
     def has_conditional_put(self) -> bool | None:
         return self._has_conditional_put
+
+    @property
+    def conditions(self) -> Conditions | None:
+        found = self._has_conditional_put
+        return None if found is None else Conditions(self.url, found)
+
+    async def confirm(self, key: str, data: Buffer, known: Conditions) -> bool:
+        await self.run(self._files.remove_stale)
+        is_so = known.place == self.url and await are_borne_out(self, key, data, known)
+        self._has_conditional_put = known.are_enforced if is_so else None
+        return is_so
 
     async def run(self, action: Callable[[], T], key: str = "") -> T:
         """Carry out blocking file work in a thread and translate its errors."""

@@ -22,6 +22,7 @@ from s3backfs.errors import (
 from s3backfs.store.base import (
     Buffer,
     Condition,
+    Conditions,
     Fetched,
     IfAbsent,
     IfMatch,
@@ -32,7 +33,7 @@ from s3backfs.store.base import (
 )
 from s3backfs.store.keys import check_key
 from s3backfs.store.pages import PAGE_COUNT, Page, Pages
-from s3backfs.store.probing import are_conditions_enforced
+from s3backfs.store.probing import are_borne_out, are_conditions_enforced
 
 SMALLEST_PART_BYTES = 5 << 20
 
@@ -90,6 +91,16 @@ class MemoryStore:
     @property
     def has_conditional_put(self) -> bool | None:
         return self._has_conditional_put
+
+    @property
+    def conditions(self) -> Conditions | None:
+        found = self._has_conditional_put
+        return None if found is None else Conditions(self.url, found)
+
+    async def confirm(self, key: str, data: Buffer, known: Conditions) -> bool:
+        is_so = known.place == self.url and await are_borne_out(self, key, data, known)
+        self._has_conditional_put = known.are_enforced if is_so else None
+        return is_so
 
     @property
     def objects(self) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ from enum import Enum, auto
 import trio
 
 from s3backfs.errors import PreconditionFailedError, StoreError
-from s3backfs.store.base import Condition, IfAbsent, IfMatch, Store
+from s3backfs.store.base import Buffer, Condition, Conditions, IfAbsent, IfMatch, Store
 
 _FOREIGN_ETAG = "0" * 32
 _CLEANUP_S = 10.0
@@ -53,9 +53,25 @@ async def find_enforced(store: Store, key: str) -> Enforced:
             await store.delete([key])
 
 
-async def _is_refused(store: Store, key: str, condition: Condition) -> bool:
+async def are_borne_out(store: Store, key: str, data: Buffer, known: Conditions) -> bool:
+    """Whether a store still does with conditions what is known; see `Store.confirm`.
+
+    Nothing but a refusal proves that a condition is looked at, so enforcement takes one of each.
+
+    Raises:
+        StoreError: the store went away in between.
+    """
+    is_refused = await _is_refused(store, key, IfAbsent(), data)
+    if not known.are_enforced:
+        return not is_refused
+    return is_refused and await _is_refused(store, key, IfMatch(_FOREIGN_ETAG), data)
+
+
+async def _is_refused(
+    store: Store, key: str, condition: Condition, data: Buffer = b"probe"
+) -> bool:
     try:
-        await store.put(key, b"probe", condition=condition)
+        await store.put(key, data, condition=condition)
     except PreconditionFailedError:
         return True
     except StoreError as error:

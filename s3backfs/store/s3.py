@@ -24,6 +24,7 @@ from s3backfs.store import s3_requests as requests
 from s3backfs.store.base import (
     Buffer,
     Condition,
+    Conditions,
     Fetched,
     IfAbsent,
     IfMatch,
@@ -34,7 +35,12 @@ from s3backfs.store.base import (
 )
 from s3backfs.store.location import S3Location
 from s3backfs.store.pages import PAGE_COUNT, Page, Pages
-from s3backfs.store.probing import Enforced, UnsupportedError, find_enforced
+from s3backfs.store.probing import (
+    Enforced,
+    UnsupportedError,
+    are_borne_out,
+    find_enforced,
+)
 from s3backfs.store.s3_client import S3Settings, make_client
 from s3backfs.store.s3_errors import LIBRARY_ERRORS, Place, translate
 from s3backfs.store.s3_renewal import Renewal, as_passing, is_renewable
@@ -90,6 +96,24 @@ class S3Store:
                 # Another way to write an etag would change nothing.
                 break
         self._has_conditional_put, self._quote_etags = False, True
+
+    @property
+    def conditions(self) -> Conditions | None:
+        if self._has_conditional_put is None:
+            return None
+        return Conditions(self._where, self._has_conditional_put, self._quote_etags)
+
+    @property
+    def _where(self) -> str:
+        return f"{self._bucket.place.endpoint} {self._url}"
+
+    async def confirm(self, key: str, data: Buffer, known: Conditions) -> bool:
+        self._has_conditional_put, self._quote_etags = None, known.are_etags_quoted
+        if known.place == self._where and await are_borne_out(self, key, data, known):
+            self._has_conditional_put = known.are_enforced
+            return True
+        self._quote_etags = True
+        return False
 
     async def run(self, request: Callable[[], T], key: str = "", *, is_write: bool = True) -> T:
         """Carry out a blocking request in a worker thread and translate its errors."""

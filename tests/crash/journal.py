@@ -18,6 +18,7 @@ from s3backfs.errors import PreconditionFailedError
 from s3backfs.store.base import (
     Buffer,
     Condition,
+    Conditions,
     Fetched,
     Listed,
     PendingUpload,
@@ -124,6 +125,13 @@ class Journal:
         write = Write(key, data, condition, self.tick())
         self.writes.append(write)
         return write
+
+    @property
+    def conditions(self) -> Conditions | None:
+        return self.memory.conditions
+
+    async def confirm(self, key: str, data: Buffer, known: Conditions) -> bool:
+        return await self.memory.confirm(key, data, known)
 
     async def probe(self, key: str) -> None:
         await self.memory.probe(key)

@@ -19,6 +19,7 @@ from s3backfs.repository.opening import OpenedRepository
 from s3backfs.store.base import (
     Buffer,
     Condition,
+    Conditions,
     Fetched,
     Listed,
     PendingUpload,
@@ -84,6 +85,13 @@ class SlowStore:
     @property
     def has_conditional_put(self) -> bool | None:
         return self.memory.has_conditional_put
+
+    @property
+    def conditions(self) -> Conditions | None:
+        return self.memory.conditions
+
+    async def confirm(self, key: str, data: Buffer, known: Conditions) -> bool:
+        return await self.memory.confirm(key, data, known)
 
     async def probe(self, key: str) -> None:
         await self.memory.probe(key)

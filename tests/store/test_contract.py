@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -227,6 +228,26 @@ async def test_probe_tells_whether_conditions_hold(store: Store) -> None:
     else:
         assert not enforced
     assert await keys_of(store, "") == ["one"]
+
+
+async def test_what_is_known_is_put_to_the_proof(store: Store) -> None:
+    """What a probe found is confirmed at no change; what is untrue, or of elsewhere, is not."""
+    await store.probe("leases/probe")
+    known = store.conditions
+    assert known is not None
+    assert known.are_enforced is store.has_conditional_put
+    await store.put("leases/lease", b"as it is")
+    before = await store.head("leases/lease")
+    assert await store.confirm("leases/lease", b"as it is", known)
+    assert store.conditions == known
+    for wrong in (
+        replace(known, are_enforced=not known.are_enforced),
+        replace(known, place="https://elsewhere"),
+    ):
+        assert not await store.confirm("leases/lease", b"as it is", wrong)
+        assert store.has_conditional_put is None
+    assert (await store.get("leases/lease")).data == b"as it is"
+    assert (await store.head("leases/lease")).etag == before.etag
 
 
 async def enforcing(store: Store) -> Store:

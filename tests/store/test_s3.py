@@ -13,8 +13,8 @@ import trio
 
 from s3backfs.errors import (
     BucketMissingError,
-    DeniedError,
     ConfigurationError,
+    DeniedError,
     ObjectMissingError,
     PreconditionFailedError,
     QuotaError,
