@@ -2,12 +2,14 @@
 
     S3BACKFS_PASSPHRASE=... python tests/independent_reader.py REPOSITORY_DIR [BACKUP PATH > out]
 
-Lists the backups, or writes the content of a file (of a symbolic link: its target).
+Lists the backups, or writes the content of a file (of a symbolic link: its target). What opens
+may be a passphrase, a raw key, the words of a recovery key, or the line of an identity file.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
 import os
@@ -20,6 +22,7 @@ from typing import Any
 
 from argon2.low_level import Type, hash_secret_raw
 from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -27,7 +30,7 @@ from msgspec.msgpack import decode as unpack
 from zstandard import DICT_TYPE_RAWCONTENT, ZstdCompressionDict, ZstdDecompressor
 from zstandard import frame_content_size as content_size
 
-DATA, META, ROOT = 1, 2, 3
+DATA, META, ROOT, MOVED = 1, 2, 3, 6
 Ref = tuple[Any, ...]
 Found = tuple[list[Any], list[Ref]]  # an entry and the sources of its leaf
 
@@ -52,6 +55,46 @@ def load_json(path: Path) -> dict[str, Any]:
     check(value["format"] <= 1, f"{path}: needs a newer program")
     check((value["product"], canonical(value)) == ("s3backfs", text), f"{path}: damaged")
     return value
+
+
+def stretched(slot: dict[str, Any], passphrase: bytes) -> bytes:
+    lanes, memory, passes = (slot["argon2id"][k] for k in ("lanes", "memory_kib", "passes"))
+    sane = 1 <= lanes <= 16 and 8 * lanes <= memory <= 1 << 20 and 1 <= passes <= 16
+    check(sane, "damaged: argon2id")
+    salt = base64.b64decode(slot["salt"])
+    return hash_secret_raw(passphrase, salt, passes, memory, lanes, 32, Type.ID, 0x13)
+
+
+def from_digits(text: str, digits: str, bits: int) -> int:
+    return functools.reduce(lambda value, digit: value << bits | digits.index(digit), text, 0)
+
+
+def words_secret(given: str) -> bytes:
+    letters = "".join(c for c in given if c.isalpha())
+    check(len(letters) == 60, "no recovery key")
+    pieces = ((c, "bdfghjklmnprstvz", 4) if c not in "aiou" else (c, "aiou", 2) for c in letters)
+    value = functools.reduce(lambda v, p: v << p[2] | from_digits(*p), pieces, 0).to_bytes(24)
+    secret = value[:20]
+    check(blake3(b"s3backfs 1 recovery" + secret).digest()[:4] == value[20:], "no recovery key")
+    return secret
+
+
+def holder_secret(slot: dict[str, Any], given: bytes) -> bytes:
+    text = given.decode("ascii", "replace").strip().lower()
+    if slot["kind"] == "argon2id":
+        return stretched(slot, given)
+    if slot["kind"] == "raw":
+        return bytes.fromhex(text)
+    if slot["kind"] == "recovery":
+        return words_secret(text)
+    check(text.startswith("age-secret-key-1"), "no identity")
+    value = from_digits(text[16:-6], "qpzry9x8gf2tvdw0s3jn54khce6mua7l", 5)
+    return (value >> 4).to_bytes(32)
+
+
+def as_ref(row: list[Any]) -> Ref:
+    *ref, base = row
+    return (*ref, base and (*base[:8], None))
 
 
 def read_body(body: bytes, length: int, base: bytes | None) -> bytes:
@@ -85,14 +128,15 @@ class Repository:
         for path in sorted((self.top / "keys").iterdir()):
             slot = load_json(path)
             intact = blake3(canonical(slot, "digest")).hexdigest() == slot["digest"]
-            ours = (slot["kind"], slot["repository"]) == ("passphrase", self.json["repository"])
-            if not (intact and ours):
+            place = (self.json["repository"], self.json["epoch"])
+            if not intact or (slot["repository"], slot["epoch"]) != place:
                 continue
-            lanes, memory, passes = (slot["argon2id"][k] for k in ("lanes", "memory_kib", "passes"))
-            sane = 1 <= lanes <= 16 and 8 * lanes <= memory <= 1 << 20 and 1 <= passes <= 16
-            check(sane, f"{path}: damaged: argon2id")
-            salt = base64.b64decode(slot["salt"])
-            secret = hash_secret_raw(passphrase, salt, passes, memory, lanes, 32, Type.ID, 0x13)
+            if slot["kind"] in ("argon2id", "raw", "recovery", "x25519"):
+                with contextlib.suppress(SystemExit, ValueError):
+                    return self.open_holder(slot, holder_secret(slot, passphrase))
+            if slot["kind"] != "passphrase":
+                continue
+            secret = stretched(slot, passphrase)
             commitment = hkdf(secret, b"s3backfs 1 slot commitment", 32)
             if commitment == base64.b64decode(slot["commitment"]):
                 key, wrapped = hkdf(secret, b"s3backfs 1 slot key", 32), slot["wrapped"]
@@ -100,20 +144,46 @@ class Repository:
                 return AESGCM(key).decrypt(sealed[:12], sealed[12:], bound)
         raise SystemExit("no key slot opens with this passphrase")
 
+    def open_holder(self, slot: dict[str, Any], secret: bytes) -> bytes:
+        share, recipient, sealed, proof = (
+            base64.b64decode(slot[name]) for name in ("share", "recipient", "wrapped", "proof")
+        )
+        is_private = slot["kind"] == "x25519"
+        info = b"s3backfs 1 holder "
+        private = secret if is_private else hkdf(secret, info + slot["kind"].encode(), 32)
+        own = X25519PrivateKey.from_private_bytes(private)
+        check(own.public_key().public_bytes_raw() == recipient, "another secret")
+        proven = blake3(
+            recipient + bytes.fromhex(slot["repository"]), key=hkdf(private, info + b"proof", 32)
+        )
+        check(proven.digest() == proof, "damaged: proof")
+        shared = own.exchange(X25519PublicKey.from_public_bytes(share))
+        key = hkdf(shared, info + b"seal", 32, share + recipient)
+        bound = canonical(slot, "wrapped", "mac", "digest")
+        master = AESGCM(key).decrypt(bytes(12), sealed, bound)
+        mac_key = hkdf(master, b"s3backfs 1 slot mac", 32)
+        mac = blake3(canonical(slot, "mac", "digest"), key=mac_key).hexdigest()
+        check(mac == slot["mac"], "damaged: mac of a slot")
+        return master
+
     def open_frame(self, keys: bytes, frame: bytes, bound: bytes) -> bytes:
         if not self.is_clear:
             return AESGCM(keys[:32]).decrypt(frame[:12], frame[12:], bound)
         check(blake3(bound + frame[16:]).digest()[:16] == frame[:16], "damaged: frame")
         return frame[16:]
 
-    def load_root(self, object_key: str) -> dict[str, Any]:
+    def load_object(self, object_key: str, kind: int) -> dict[str, Any]:
         data, where = (self.top / object_key).read_bytes(), object_key.encode()
         *header, epoch, length = struct.unpack("<4sBBII", data[:14])
         check(header[1] <= 1, f"{object_key}: needs a newer program")
-        check(header == [b"s3bk", 1, ROOT], f"{object_key}: damaged: header")
-        keys = hkdf(self.masters[epoch], b"s3backfs 1 object " + bytes([ROOT]) + where, 64)
-        body = self.open_frame(keys, data[14:], b"s3bk" + bytes([1, ROOT]) + where)
-        root: dict[str, Any] = unpack(read_body(body, length, None))
+        check(header == [b"s3bk", 1, kind], f"{object_key}: damaged: header")
+        keys = hkdf(self.masters[epoch], b"s3backfs 1 object " + bytes([kind]) + where, 64)
+        body = self.open_frame(keys, data[14:], b"s3bk" + bytes([1, kind]) + where)
+        opened: dict[str, Any] = unpack(read_body(body, length, None))
+        return opened
+
+    def load_root(self, object_key: str) -> dict[str, Any]:
+        root = self.load_object(object_key, ROOT)
         right = (self.name_of(object_key.split("/")[1]), self.id)
         check((root["name"], root["repository_id"]) == right, f"{object_key}: damaged: name")
         return root
@@ -122,12 +192,27 @@ class Repository:
     def load(self, ref: Ref, kind: int) -> bytes:
         pack_id, epoch, offset, frame_length, chunk_length, start, length, _, base = ref
         pack = self.top / {DATA: "data", META: "meta"}[kind] / pack_id.hex()
+        if not pack.exists():
+            return self.load_moved(ref, kind)
         frame = pack.read_bytes()[offset : offset + frame_length]
         keys = hkdf(self.masters[epoch], b"s3backfs 1 pack " + bytes([kind]), 64, pack_id)
         bound = b"s3bk" + bytes([1, kind]) + pack_id + struct.pack("<Q", offset)
         body = self.open_frame(keys, frame, bound)
         chunk = read_body(body, chunk_length, self.load(base, kind) if base else None)
         return chunk[start : start + length]
+
+    def load_moved(self, ref: Ref, kind: int) -> bytes:
+        pack_id, _, offset, _, _, start, length, *_ = ref
+        table = self.load_object(f"moved/{pack_id.hex()}", MOVED)
+        right = (table["repository_id"], table["pack_id"]) == (self.id, pack_id)
+        check(right, "damaged: a table of another pack")
+        found, at, end = b"", start, start + length
+        for pack_offset, first, size, target in table["ranges"]:
+            if pack_offset == offset and first <= at < min(first + size, end):
+                found += self.load(as_ref(target), kind)[at - first : end - first]
+                at = start + len(found)
+        check(at == end, "lost: what a table does not have")
+        return found
 
     def name_of(self, text: str) -> bytes:
         if self.is_clear:
@@ -144,9 +229,7 @@ class Repository:
     def walk(self, root: dict[str, Any], goal: bytes = b"") -> Iterator[tuple[bytes, Found]]:
         """All entries by key; with a goal those of the one leaf that may have it."""
         if top := root["top"]:
-            *ref, base = top["ref"] or [None]
-            ref = (*ref, base and (*base[:8], None))
-            node = self.load(ref, META) if top["ref"] else top["inline"]
+            node = self.load(as_ref(top["ref"]), META) if top["ref"] else top["inline"]
             for body, sources in self.leaves(node, top["height"], goal):
                 for prefix, entries in body:
                     yield from ((prefix + b"\0" + entry[0], (entry, sources)) for entry in entries)

@@ -14,7 +14,7 @@ import pytest
 from msgspec.msgpack import decode
 
 from tests import independent_reader
-from tests.golden.golden import PASSPHRASE, REPOSITORIES, expected, name_of
+from tests.golden.golden import OPENERS, PASSPHRASE, REPOSITORIES, expected, name_of
 from tests.independent_reader import Found, Repository
 
 READER = Path(independent_reader.__file__)
@@ -33,6 +33,30 @@ def test_every_file_comes_back(repository: Path) -> None:
             found = leaves[key_of(path)]
             found = leaves.get(b"\0\0" + (found[0][9] or {}).get("l", b""), found)
             assert seen(reader, found) == told(file), path
+
+
+@pytest.mark.parametrize("repository", OPENERS, ids=name_of)
+@pytest.mark.parametrize("kind", ["argon2id", "raw", "recovery", "x25519"])
+def test_every_kind_of_slot_opens(repository: Path, kind: str) -> None:
+    """Each kind of slot gives the master keys of all epochs; what was revoked gives none."""
+    reader = Repository(repository, OPENERS[repository][kind].encode())
+    assert set(reader.masters) == {0, 1}
+    assert reader.masters == Repository(repository, PASSPHRASE).masters
+    with pytest.raises(SystemExit, match="no key slot"):
+        Repository(repository, b"revoked passphrase")
+
+
+@every_repository
+def test_epochs_and_tables(repository: Path) -> None:
+    """Rotated repositories have packs of two epochs; rewrapped ones have tables and one epoch."""
+    footers = [
+        path.read_bytes()[-20:]
+        for kind in ("data", "meta")
+        for path in (repository / kind).iterdir()
+    ]
+    epochs = {int.from_bytes(footer[8:12], "little") for footer in footers}
+    assert epochs == {"rotated": {0, 1}, "rewrapped": {1}}.get(repository.name, {0})
+    assert (repository / "moved").exists() == (repository.name == "rewrapped")
 
 
 def key_of(path: str) -> bytes:
@@ -110,4 +134,4 @@ def test_it_shares_nothing_with_the_package() -> None:
         for name in [*(alias.name for alias in node.names), getattr(node, "module", "") or ""]
     ]
     assert not [name for name in imported if name.startswith("s3backfs")]
-    assert text.count("\n") < 200
+    assert text.count("\n") < 300

@@ -11,6 +11,12 @@ HERE = Path(__file__).parent
 FORMATS = sorted(HERE.glob("format-*"))
 REPOSITORIES = sorted(path.parent for path in HERE.glob("format-*/*/repository.json"))
 PASSPHRASE = b"golden passphrase"
+OPENERS = {
+    file.parent / name: json.loads(file.read_text())
+    for file in HERE.glob("format-*/openers.json")
+    for name in ("rotated", "rewrapped")
+}
+"""What opens a repository, by the kind of slot."""
 
 
 def name_of(path: Path) -> str:

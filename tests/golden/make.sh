@@ -27,9 +27,18 @@ write_pieces() {
     done
 }
 
+# Give every kind of slot that a file can open, and one that is revoked; then a new epoch.
+rotate_keys() {
+    S3BACKFS_NEW_PASSPHRASE=$raw "$bin/s3backfs" key add "$1" --raw-key --label raw
+    words=$("$bin/s3backfs" key add "$1" --recovery --label safe)
+    "$bin/s3backfs" key add "$1" --identity "$work/identity" --generate --label file
+    S3BACKFS_NEW_PASSPHRASE='revoked passphrase' "$bin/s3backfs" key add "$1" --label revoked
+    "$bin/s3backfs" key rotate "$1" --remove revoked
+}
+
 make_repository() {
-    local directory=$1 url=file://$1
-    shift
+    local directory=$1 url=file://$1 between=$2
+    shift 2
     "$bin/s3backfs" init "$url" --chunk-size 64KiB "$@"
     "$bin/s3backfs" mount "$url" "$mnt"
     copy --sparse --exclude /pieces "$work/old/" "$mnt/monday/"
@@ -37,6 +46,7 @@ make_repository() {
     touch --reference="$work/old/pieces" "$mnt/monday/pieces"
     copy "$work/old/" "$mnt/monday/"
     "$bin/s3backfs" umount "$mnt"
+    "$between" "$url"
 
     "$bin/s3backfs" mount "$url" "$mnt"
     # In two steps with a checkpoint between them, so that nodes become patches.
@@ -56,6 +66,19 @@ copy "$work/old/" "$work/new/"
 "$bin/python" "$here/source.py" describe \
     monday="$work/old" tuesday="$work/new" wednesday="$work/open" >"$target/expected.json"
 
-mkdir "$target/encrypted" "$target/plain"
-S3BACKFS_PASSPHRASE='golden passphrase' make_repository "$target/encrypted"
-make_repository "$target/plain" --encryption none
+mkdir "$target/encrypted" "$target/plain" "$target/rotated"
+raw=0123456789abcdeffedcba98765432100123456789abcdeffedcba9876543210
+export S3BACKFS_PASSPHRASE='golden passphrase'
+make_repository "$target/encrypted" true
+make_repository "$target/rotated" rotate_keys
+cp -a "$target/rotated" "$target/rewrapped"
+"$bin/s3backfs" prune "file://$target/rewrapped" --rewrap --grace 0s
+rm -f "$target/rewrapped/.lock"
+cat >"$target/openers.json" <<END
+{"argon2id": "$S3BACKFS_PASSPHRASE",
+"raw": "$raw",
+"recovery": "$words",
+"x25519": "$(cat "$work/identity")"}
+END
+unset S3BACKFS_PASSPHRASE
+make_repository "$target/plain" true --encryption none

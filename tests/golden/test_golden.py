@@ -13,6 +13,7 @@ from s3backfs.errors import S3backfsError, WrongKeyError
 from tests.golden.golden import (
     FORMATS,
     HERE,
+    OPENERS,
     PASSPHRASE,
     REPOSITORIES,
     copied,
@@ -93,6 +94,30 @@ async def failures(copy: Path, scratch: Path, good: Path) -> list[tuple[str, Exc
     except S3backfsError as error:
         found.append(("open", error))
     return found
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("repository", OPENERS, ids=name_of)
+@pytest.mark.parametrize("kind", ["argon2id", "raw", "recovery", "x25519"])
+async def test_every_kind_of_slot_opens(repository: Path, kind: str, tmp_path: Path) -> None:
+    """Each kind of slot opens the repository; files of both epochs are as they were."""
+    given = OPENERS[repository][kind].encode()
+    async with opened(copied(repository, tmp_path / "copy"), tmp_path, given) as catalogue:
+        for name in ("monday", "tuesday"):
+            files = expected(repository)[name]
+            for path, _, entry in await entries(catalogue.backups[name.encode()]):
+                if path == "chunks":
+                    data = await content(catalogue.backups[name.encode()], entry)
+                    assert hashlib.sha256(data).hexdigest() == files[path]["sha256"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("repository", OPENERS, ids=name_of)
+async def test_a_revoked_slot_opens_nothing(repository: Path, tmp_path: Path) -> None:
+    """What was removed by the rotation opens nothing."""
+    with pytest.raises(WrongKeyError):
+        async with opened(copied(repository, tmp_path / "copy"), tmp_path, b"revoked passphrase"):
+            pass
 
 
 @pytest.mark.anyio
