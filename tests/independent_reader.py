@@ -144,7 +144,8 @@ class Repository:
                 return AESGCM(key).decrypt(sealed[:12], sealed[12:], bound)
         raise SystemExit("no key slot opens with this passphrase")
 
-    def open_holder(self, slot: dict[str, Any], secret: bytes) -> bytes:
+    @staticmethod
+    def open_holder(slot: dict[str, Any], secret: bytes) -> bytes:
         share, recipient, sealed, proof = (
             base64.b64decode(slot[name]) for name in ("share", "recipient", "wrapped", "proof")
         )

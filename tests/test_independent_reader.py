@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from msgspec.msgpack import decode
 
 from tests import independent_reader
 from tests.golden.golden import OPENERS, PASSPHRASE, REPOSITORIES, expected, name_of
-from tests.independent_reader import Found, Repository
+from tests.independent_reader import Found, Repository, holder_secret
 
 READER = Path(independent_reader.__file__)
+VECTORS = json.loads((READER.parent / "format" / "holder_vectors.json").read_text())
 every_repository = pytest.mark.parametrize("repository", REPOSITORIES, ids=name_of)
 
 
@@ -44,6 +46,16 @@ def test_every_kind_of_slot_opens(repository: Path, kind: str) -> None:
     assert reader.masters == Repository(repository, PASSPHRASE).masters
     with pytest.raises(SystemExit, match="no key slot"):
         Repository(repository, b"revoked passphrase")
+
+
+@pytest.mark.parametrize("kind", sorted(VECTORS))
+def test_slots_of_the_vectors_open(kind: str) -> None:
+    """Every kind of slot opens by the document; one of a KMS by what that gives back."""
+    vector = VECTORS[kind]
+    slot = json.loads(vector["slot"])
+    given = vector["given"].encode()
+    secret = bytes.fromhex(vector["secret"]) if kind == "kms" else holder_secret(slot, given)
+    assert Repository.open_holder(slot, secret).hex() == vector["master"]
 
 
 @every_repository
