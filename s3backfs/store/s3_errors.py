@@ -88,6 +88,20 @@ _REMEDIES = {
     "UserSuspended": "the user is suspended: ask the owner of the account",
 }
 
+# Servers tell these by their texts; the codes are those of anything else.
+_ENCRYPTION_REMEDIES = (
+    (re.compile("secure connection", re.I), "SSE-C takes an https:// endpoint"),
+    (
+        re.compile(r"\bkms:|kms-key|\bkms\.|\bkms (managed|key)", re.I),
+        "check the key that --sse aws:kms:KEY names, and that these credentials may use it "
+        "(kms:GenerateDataKey and kms:Decrypt)",
+    ),
+    (
+        re.compile("server.side encryption|hash of the key", re.I),
+        "give the key that it was stored with by --sse-c-key-file",
+    ),
+)
+
 _MEANINGS: dict[str, type[StoreError]] = {
     "NoSuchKey": ObjectMissingError,
     "NoSuchVersion": ObjectMissingError,
@@ -176,6 +190,7 @@ def _translate_answer(error: boto.ClientError, place: Place, key: str) -> StoreE
     code = one_line(str(answer.get("Error", {}).get("Code", "")))
     message = one_line(str(answer.get("Error", {}).get("Message", "")))
     kind = _kind_of(code, status)
+    for_encryption = encryption_remedy(error)
     if kind is BucketMissingError:
         return BucketMissingError(
             f"there is no bucket {place.bucket!r} at {place.endpoint}: make it or correct the URL"
@@ -183,12 +198,24 @@ def _translate_answer(error: boto.ClientError, place: Place, key: str) -> StoreE
     if kind is ObjectMissingError:
         return ObjectMissingError("no such object", key=key)
     said = f"{code} ({message})" if message and message != code else code or str(status)
+    if for_encryption:
+        return RefusedError(f"{place.endpoint} refused: {said}; {for_encryption}", key=key)
     if issubclass(kind, RefusedError):
         remedy = _REMEDIES.get(code, _REMEDIES["Forbidden"])
         return kind(f"{place.endpoint} refused: {said}; {remedy}", key=key)
     if kind is QuotaError:
         return QuotaError(f"{place.endpoint} is full: {said}; free space or raise the quota")
     return kind(f"{place.endpoint} answered {said}", key=key)
+
+
+def encryption_remedy(error: boto.ClientError) -> str:
+    """Say what to do where the server's encryption is what fails; empty where it is not."""
+    answer: Any = error.response
+    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    said = f"{answer.get('Error', {}).get('Code', '')} {answer.get('Error', {}).get('Message', '')}"
+    if status not in (400, 403):
+        return ""
+    return next((text for pattern, text in _ENCRYPTION_REMEDIES if pattern.search(said)), "")
 
 
 def _kind_of(code: str, status: int) -> type[StoreError]:

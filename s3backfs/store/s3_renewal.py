@@ -16,7 +16,7 @@ from botocore import exceptions as boto
 
 from s3backfs.errors import StoreError, UnavailableError
 from s3backfs.store.s3_client import S3Settings, make_client
-from s3backfs.store.s3_errors import CREDENTIAL_ERRORS
+from s3backfs.store.s3_errors import CREDENTIAL_ERRORS, encryption_remedy
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,8 @@ def as_passing(error: Exception, translated: StoreError) -> StoreError:
 
 
 def _is_of(error: Exception, codes: frozenset[str]) -> bool:
-    if not isinstance(error, boto.ClientError):
+    # A server may speak of a wrong access key where it has no key to encrypt with.
+    if not isinstance(error, boto.ClientError) or encryption_remedy(error):
         return False
     code = str(error.response.get("Error", {}).get("Code", ""))
     # The answer to a HEAD has no body; nothing else makes ours a bad request.

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from s3backfs.errors import ConfigurationError
+from s3backfs.errors import ConfigurationError, RefusedError
 from s3backfs.store.s3 import S3Settings, S3Store
 from s3backfs.store.s3_sse import ServerEncryption, parameters_for, read_customer_key
-from tests.servers import Server, moto_server
+from tests.servers import ACCESS_KEY, SECRET_KEY, Server, moto_server
+from tests.store.canned import answer, canned_server, error_answer
 
 pytestmark = pytest.mark.anyio
 
@@ -63,6 +64,48 @@ def test_bad_modes(mode: str) -> None:
     """A mode that no server knows is told."""
     with pytest.raises(ConfigurationError, match="--sse"):
         ServerEncryption(mode)
+
+
+REFUSALS = [
+    # As Ceph, LocalStack and Amazon word it.
+    ("400 Bad Request", "InvalidArgument", "The calculated MD5 hash of the key did not match the "
+     "hash that was provided.", "by --sse-c-key-file"),
+    ("403 Forbidden", "AccessDenied", "Requests specifying Server Side Encryption with Customer "
+     "provided keys must provide the correct secret key.", "by --sse-c-key-file"),
+    ("400 Bad Request", "InvalidRequest", "The object was stored using a form of Server Side "
+     "Encryption. The correct parameters must be provided to retrieve the object.",
+     "by --sse-c-key-file"),
+    ("400 Bad Request", "InvalidArgument", "Requests specifying Server Side Encryption with "
+     "Customer provided keys must be made over a secure connection.", "https://"),
+    ("403 Forbidden", "AccessDenied", "User: arn:aws:iam::1:user/u is not authorized to perform: "
+     "kms:GenerateDataKey on resource: arn:aws:kms:eu-west-1:1:key/k", "kms:Decrypt"),
+    ("403 Forbidden", "InvalidAccessKeyId", "Failed to retrieve the actual key, kms-keyid: k",
+     "--sse aws:kms:KEY"),
+    ("400 Bad Request", "KMS.DisabledException", "arn:aws:kms:eu-west-1:1:key/k is disabled.",
+     "--sse aws:kms:KEY"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "code", "message", "remedy"), REFUSALS)
+async def test_what_encryption_refuses_says_so(
+    status: str, code: str, message: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong key and a key that may not be used are one line each, and no matter of credentials.
+
+    They are never taken for an object that is missing, either.
+    """
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    good, bad = answer("200 OK", b"", 'ETag: "e"'), error_answer(status, code, message)
+    with canned_server(good, bad) as canned:
+        store = S3Store(S3Settings("bucket", endpoint_url=canned.endpoint, region="us-east-1"))
+        await store.put("one", b"x")
+        with pytest.raises(RefusedError) as caught:
+            await store.get("one")
+    assert type(caught.value) is RefusedError
+    assert remedy in str(caught.value)
+    assert "access key, the secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_customer_key_files(tmp_path: Path) -> None:
