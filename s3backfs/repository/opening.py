@@ -8,6 +8,7 @@ Source: docs/format.md, "repository.json", "Key slots".
 
 from __future__ import annotations
 
+import logging
 import time
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Sequence
@@ -43,6 +44,8 @@ from s3backfs.format.slots import MAX_SLOTS, Cost, Unlocked, slot_kind, slot_rep
 from s3backfs.format.unlocking import check_secret, open_slots, slots_of
 from s3backfs.repository.new_keys import NewKey, make_slot
 from s3backfs.store.base import IfAbsent, Listed, Store
+
+log = logging.getLogger(__name__)
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -208,13 +211,31 @@ async def open_repository(
         slots = await _load_slots(store, listed, slot_id)
     if slot_id is not None and not slots_of(slots, locked.repository_id, locked.epoch):
         raise _no_slot(store, slot_id)
+    refusal: S3backfsError | None = None
     if unwrap is not None:
         by_kms = await _unlock_by_kms(locked, slots, unwrap)
-        if by_kms is not None:
+        if isinstance(by_kms, Unlocked):
             return _opened(locked, by_kms)
-    if passphrase is None:
-        raise WrongKeyError(f"{store.url}: this repository is encrypted and needs a passphrase")
-    return _opened(locked, await _unlock(store, locked, slots, passphrase()))
+        refusal = by_kms
+    given = _ask(store, passphrase, refusal)
+    return _opened(locked, await _unlock(store, locked, slots, given))
+
+
+def _ask(
+    store: Store, passphrase: Callable[[], bytes] | None, refusal: S3backfsError | None
+) -> bytes:
+    """Ask for a passphrase; where there is none, what the key service said is what is wrong."""
+    try:
+        if passphrase is None:
+            raise WrongKeyError(f"{store.url}: this repository is encrypted and needs a passphrase")
+        given = passphrase()
+    except S3backfsError as error:
+        if refusal is not None:
+            raise refusal from error
+        raise
+    if refusal is not None:
+        log.warning("%s; a passphrase is tried instead", refusal)
+    return given
 
 
 def _opened(locked: Locked, unlocked: Unlocked) -> OpenedRepository:
@@ -233,8 +254,8 @@ def _is_overtaken(locked: Locked, slots: dict[str, bytes]) -> bool:
 
 async def _unlock_by_kms(
     locked: Locked, slots: dict[str, bytes], unwrap: Unwrap
-) -> Unlocked | None:
-    """Try the slots of a key management service; None where another kind may open.
+) -> Unlocked | S3backfsError | None:
+    """Try the slots of a key management service; an error or None where another kind may open.
 
     Raises:
         S3backfsError: there are no slots of another kind.
@@ -255,7 +276,7 @@ async def _unlock_by_kms(
             failure = error
     if failure is not None and len(by_kms) == len(own):
         raise failure
-    return None
+    return failure
 
 
 async def _look(store: Store, slot_id: str | None = None) -> tuple[Locked, list[Listed]]:
