@@ -6,18 +6,39 @@ the same key has encrypted can not be passed off as one of a slot.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import boto3.session
 import trio
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
-from s3backfs.errors import ConfigurationError, StoreError
-from s3backfs.store.s3_errors import LIBRARY_ERRORS, Place, translate
+from s3backfs.errors import ConfigurationError, RefusedError, StoreError
+from s3backfs.store.s3_errors import LIBRARY_ERRORS, Place, one_line, translate
 
 _CONTEXT = {"s3backfs": "key slot"}
 _TIMEOUT_S = 15.0
+
+_OTHER_KEY = "the slot was made by another key, or is damaged: check the key"
+_WRONG_KEYS = "check the access key, the secret key and the profile"
+_REMEDIES = {
+    "AccessDeniedException": "these credentials may not use the key: they need kms:Encrypt to make "
+    "a slot and kms:Decrypt to open one",
+    "DisabledException": "enable the key",
+    "ExpiredTokenException": "get new temporary credentials",
+    "IncompleteSignature": _WRONG_KEYS,
+    "IncorrectKeyException": _OTHER_KEY,
+    "InvalidCiphertextException": _OTHER_KEY,
+    "InvalidClientTokenId": _WRONG_KEYS,
+    "InvalidKeyUsageException": "it takes a symmetric key that encrypts and decrypts",
+    "InvalidSignatureException": _WRONG_KEYS,
+    "KMSInvalidStateException": "it cannot be used in its state: it may be about to be deleted",
+    "NotFoundException": "there is no such key here: check its ARN and the region",
+    "UnrecognizedClientException": _WRONG_KEYS,
+}
+_CLOCK = re.compile("signature (expired|not yet current)", re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +91,7 @@ def _ask_blocking(settings: KmsSettings, verb: str, arguments: dict[str, bytes])
             KeyId=settings.key, EncryptionContext=_CONTEXT, **arguments
         )
     except LIBRARY_ERRORS as error:
-        raise _explain(translate(error, place), settings) from error
+        raise _explain(error, place) from error
     except ValueError as error:
         raise ConfigurationError("the settings for the key management service do not work") from (
             error
@@ -90,5 +111,15 @@ def _client(settings: KmsSettings) -> Any:
     return session.client("kms", verify=settings.ca_bundle, config=config)
 
 
-def _explain(error: StoreError, settings: KmsSettings) -> StoreError:
-    return type(error)(f"KMS key {settings.key}: {error}; it takes kms:Encrypt and kms:Decrypt")
+def _explain(error: BaseException, place: Place) -> StoreError:
+    """Say what the service said, and what to do; it has codes of its own, all with status 400."""
+    prefix = f"KMS key {place.bucket}:"
+    if isinstance(error, ClientError):
+        told: Any = error.response.get("Error", {})
+        code, message = (one_line(str(told.get(name, ""))) for name in ("Code", "Message"))
+        remedy = "set this machine's clock right" if _CLOCK.search(message) else _REMEDIES.get(code)
+        if remedy is not None:
+            said = f"{code} ({message})" if message else code
+            return RefusedError(f"{prefix} {place.endpoint} refused: {said}; {remedy}")
+    found = translate(error, place)
+    return type(found)(f"{prefix} {found}")
