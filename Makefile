@@ -4,7 +4,7 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.stamp-setup
 
-.PHONY: setup check test test-crash test-model test-load fuzz demo clean
+.PHONY: setup check test test-crash test-model test-ceph test-localstack test-load fuzz demo clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,20 @@ test-crash: $(STAMP)
 test-model: $(STAMP)
 	MODEL_RUNS=$${MODEL_RUNS:-40} MODEL_STEPS=$${MODEL_STEPS:-100} $(BIN)/pytest \
 	    tests/mount/test_model.py
+
+# The contract of stores, doctor and mounts on a Ceph of one's own: two minutes.
+test-ceph: $(STAMP)
+	sh contrib/install-ceph.sh
+	TEST_CEPH=1 $(BIN)/pytest -k 'ceph or gateway' tests/store tests/cli/test_doctor.py \
+	    tests/mount/test_ceph.py
+
+# The same on LocalStack, which verifies every checksum; it gets an environment of its own.
+test-localstack: $(STAMP)
+	test -x .venv-localstack/bin/python || python3 -m venv .venv-localstack
+	.venv-localstack/bin/pip install --quiet 'localstack-core[base-runtime]<4.10' 'cbor2<5.9' \
+	    'pyopenssl<25' 'cryptography<45' service_identity
+	TEST_LOCALSTACK=$(CURDIR)/.venv-localstack/bin/python $(BIN)/pytest -k localstack \
+	    tests/store tests/cli/test_doctor.py
 
 # Many writers at once, a week of nights with crashes, machines in trouble: a quarter of an hour.
 test-load: $(STAMP)

@@ -164,6 +164,28 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
+def localstack_server(python: str, directory: Path) -> Iterator[Server]:
+    """Run LocalStack's S3 in an environment of its own, whose Python is given."""
+    port = free_port()
+    directory.mkdir(parents=True, exist_ok=True)
+    environment = {
+        "DISABLE_EVENTS": "1",
+        "SKIP_SSL_CERT_DOWNLOAD": "1",
+        "SERVICES": "s3",
+        "STRICT_SERVICE_LOADING": "1",
+        "EAGER_SERVICE_LOADING": "1",
+        "DNS_ADDRESS": "0",
+        "GATEWAY_SERVER": "hypercorn",
+        "GATEWAY_LISTEN": f"127.0.0.1:{port}",
+        "FILESYSTEM_ROOT": str(directory),
+    }
+    command = [python, "-m", "localstack.runtime.main"]
+    log = directory.with_name(directory.name + ".log")
+    with _running(command, port, log, environment=environment) as server:
+        yield server
+
+
+@contextmanager
 def checking_moto_server(log: Path = Path(os.devnull)) -> Iterator[Server]:
     """Run moto with credentials checked; it starts without any user, so all are refused.
 

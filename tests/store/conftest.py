@@ -14,6 +14,7 @@ from s3backfs.store.base import Store
 from s3backfs.store.local import LocalStore
 from s3backfs.store.memory import MemoryStore
 from s3backfs.store.s3 import S3Settings, S3Store
+from tests.ceph import Ceph
 from tests.servers import ACCESS_KEY, SECRET_KEY, Server, moto_server, rclone_server
 
 
@@ -47,9 +48,16 @@ def external() -> Server:
 
 
 _KINDS = ["memory", "local", "rclone", "moto"]
+_FURTHER = {"TEST_S3_ENDPOINT": "external", "TEST_CEPH": "gateway", "TEST_LOCALSTACK": "localstack"}
 
 
-@pytest.fixture(params=[*_KINDS, *(["external"] if "TEST_S3_ENDPOINT" in os.environ else [])])
+@pytest.fixture(scope="session")
+def gateway(ceph: Ceph) -> Server:
+    """The gateway of Ceph."""
+    return ceph.server
+
+
+@pytest.fixture(params=[*_KINDS, *(kind for name, kind in _FURTHER.items() if name in os.environ)])
 def store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Store]:
