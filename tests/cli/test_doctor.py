@@ -10,6 +10,7 @@ from typing import Any
 import boto3.session
 import pytest
 
+from tests.ceph import KMS_KEY, Ceph
 from tests.servers import (
     Server,
     checking_moto_server,
@@ -99,6 +100,37 @@ def test_a_poor_server(tmp_path: Path, run_cli: Runner) -> None:
     assert verdicts(found)["conditional put"] == "no"
     assert any("one writer per name" in advice for advice in found["advice"])
     assert left == []
+
+
+def test_on_ceph(ceph: Ceph, run_cli: Runner) -> None:
+    """On Ceph all works, and the doctor tells what it does from what it only says."""
+    server = ceph.server
+    bucket, url = server.make_bucket("doctor"), "s3://doctor/p"
+    kms = ("--sse", f"aws:kms:{KMS_KEY}")
+    done = run_cli("doctor", url, "--no-speed", "--json", *kms, **server.environment)
+    assert done.returncode == 0, done.stderr
+    found = verdicts(json.loads(done.stdout))
+    assert [found[name] for name in ("conditional put", "sse-c", "sse-kms")] == ["yes"] * 3
+    assert [found[name] for name in ("sse-s3", "verified checksums")] == ["no"] * 2
+    assert versions_of(server, bucket) == []
+    client = server.client()
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    client.close()
+    done = run_cli("doctor", url, "--no-speed", "--json", **server.environment)
+    assert done.returncode == 0, done.stdout
+    assert verdicts(json.loads(done.stdout))["conditional put"] == "no"
+    assert versions_of(server, bucket) == []
+
+
+def test_on_localstack(localstack: Server, run_cli: Runner) -> None:
+    """On the strictest server everything works, checksums are verified, and nothing stays."""
+    bucket = localstack.make_bucket("doctor")
+    done = run_cli("doctor", f"s3://{bucket}/p", "--no-speed", "--json", **localstack.environment)
+    assert done.returncode == 0, done.stderr
+    found = verdicts(json.loads(done.stdout))
+    wanted = ("conditional put", "sse-c", "verified checksums", "list uploads")
+    assert [found[name] for name in wanted] == ["yes"] * 4
+    assert versions_of(localstack, bucket) == []
 
 
 def test_a_local_directory(tmp_path: Path, run_cli: Runner) -> None:

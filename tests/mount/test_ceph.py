@@ -123,6 +123,9 @@ def test_encryption_by_the_server(ceph: Ceph, tmp_path: Path) -> None:
             (mount.path / "monday" / "file").write_bytes(data)
         with machine.mounted("-o", "ro", *options) as mount:
             assert (mount.path / "monday" / "file").read_bytes() == data
+        machine.run("delete", "monday", *options)
+        machine.run("unforget", "monday", *options)
+        assert "monday" in machine.run("list", *options).stdout
     machine.url = f"s3://{bucket}/prefixsse-c-key-file"
     refusals = [
         (("list", "--sse-c-key-file", str(wrong)), "by --sse-c-key-file"),

@@ -374,6 +374,16 @@ async def test_a_server_without_conditions_gets_none() -> None:
         assert "if-none-match" not in canned.heads[-1].lower()
 
 
+async def test_what_a_server_does_not_copy_goes_through_this_machine() -> None:
+    """Where a copy is answered 501, as Ceph does to what it has encrypted, bytes are moved."""
+    with canned_server(UNKNOWN, answer("200 OK", b"data", 'ETag: "e"'), OK) as canned:
+        assert (await store_at(canned.endpoint).copy("one", "two")).etag == "e"
+        assert [request.split()[:2] for request in canned.heads][1:] == [
+            ["GET", "/bucket/one"],
+            ["PUT", "/bucket/two"],
+        ]
+
+
 # -- settings --------------------------------------------------------------------------------
 
 
