@@ -71,7 +71,9 @@ class Keyring:
         try:
             return self._masters[epoch]
         except KeyError:
-            raise IntegrityError(f"it names key epoch {epoch}, which is not known here") from None
+            text = f"it names key epoch {epoch}, which is not known here"
+            hint = "" if epoch < self.epoch else ": after `s3backfs key rotate` mount anew"
+            raise IntegrityError(text + hint) from None
 
     def fingerprint(self, epoch: int) -> str:
         """Return what a machine may remember of a master without knowing it.

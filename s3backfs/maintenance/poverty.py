@@ -80,10 +80,10 @@ def _many_small(uses: Iterable[PackUse], pack_bytes: int) -> list[PackUse]:
 
 
 def _within(chosen: Iterable[PackUse], max_repack_bytes: int | None) -> list[PackUse]:
+    """Take what fits; a pack that is too large must not stand in the way of others."""
     within, copied_bytes = [], 0
     for use in chosen:
-        copied_bytes += use.live_bytes
-        if max_repack_bytes is not None and copied_bytes > max_repack_bytes:
-            break
-        within.append(use)
+        if max_repack_bytes is None or copied_bytes + use.live_bytes <= max_repack_bytes:
+            copied_bytes += use.live_bytes
+            within.append(use)
     return within
