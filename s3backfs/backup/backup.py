@@ -72,7 +72,6 @@ class Backup:
         self.lost_sources: set[bytes] = set()
         self.change_count = 0
         self.stored_count = 0
-        self.last_change_s = trio.current_time()
         self.last_checkpoint_s = trio.current_time()
         self.last_checkpoint_ns = held.root.updated_ns
         self.tree = Tree(held.root.top, nodes.entries)
@@ -115,8 +114,8 @@ class Backup:
     @property
     def is_own_open(self) -> bool:
         """Whether this mount may write it."""
-        is_gone = self.is_removed or self.is_lost
-        return self.is_own and not self.is_sealed and not is_gone
+        is_there = self.is_own and not self.is_removed and not self.is_lost
+        return is_there and self.held.root.state != BackupState.SEALED
 
     @property
     def may_be_hidden(self) -> bool:
@@ -202,7 +201,6 @@ class Backup:
     def note_change(self) -> None:
         """Count a change, for the checkpoints that run by themselves."""
         self.change_count += 1
-        self.last_change_s = trio.current_time()
 
     def note_base(self, source: Backup) -> None:
         """Remember a backup that entries were taken over from."""

@@ -20,10 +20,9 @@ from s3backfs.manifest.keys import (
     KEY_MAX_BYTES,
     TOP_KEY,
     child_prefix,
-    directory_prefix,
     entry_key,
     link_key,
-    path_key,
+    prefixes_above,
 )
 
 if TYPE_CHECKING:
@@ -202,9 +201,9 @@ class NameTree:
         slot = self._backup.slot
         if name is None:
             return self._live.new_number(slot)
-        names = parent.components()
-        number = slot << SLOT_SHIFT | self._live.path_ino(path_key([*names, name]))
-        above = (directory_prefix(names[:depth]) for depth in range(1, len(names) + 1))
+        prefix = parent.prefix()
+        number = slot << SLOT_SHIFT | self._live.path_ino(entry_key(prefix, name))
+        above = prefixes_above(prefix)
         hashes = chain([number & INO_MASK], map(self._live.path_ino, above))
         if number in self._live.by_number or self._backup.wandering.may_have(hashes):
             return self._live.new_number(slot)
@@ -276,12 +275,13 @@ class NameTree:
 
     def touch(self, node: Node) -> None:
         """Remember that a node has changed since the last checkpoint."""
+        if node.parent is not None:
+            self._mark(node.parent, node.name)
+            return
         self._backup.note_change()
         if node.link_id is not None:
             if node.link_id in self.links:
                 self.changed_links.add(node.link_id)
-        elif node.parent is not None:
-            self._mark(node.parent, node.name)
         elif node is self.top:
             self.is_top_changed = True
 

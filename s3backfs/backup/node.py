@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class OpenContent(Protocol):
     """File content that was changed, or is open; the file system's side of a node."""
 
+    def settle_at_once(self) -> bool:
+        """Do what `settle` does, if that takes no waiting; False where it does."""
+
     async def settle(self) -> None:
         """Hand all written bytes to the repository, so that the node's entry is complete."""
 

@@ -20,6 +20,7 @@ DEFAULT = b"system.posix_acl_default"
 _VERSION = 2
 _HEADER = struct.Struct("<I")
 _ENTRY = struct.Struct("<HHI")
+_MINIMAL = struct.Struct("<I" + 3 * "HHI")
 
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 _BASE_TAGS = (USER_OBJ, GROUP_OBJ, OTHER)
@@ -60,6 +61,19 @@ def encode(entries: list[AclEntry]) -> bytes:
     """Write a list as an extended attribute's value."""
     lines = [_ENTRY.pack(entry.tag, entry.permissions, entry.id) for entry in entries]
     return _HEADER.pack(_VERSION) + b"".join(lines)
+
+
+def minimal_mode(value: bytes, mode: int) -> int | None:
+    """The mode that a list of owner, group and others stands for; None for any other value.
+
+    `cp -a` sets such a list on every file that it copies.
+    """
+    if len(value) != _MINIMAL.size:
+        return None
+    version, owner, user, _, owners, group, _, rest, other, _ = _MINIMAL.unpack(value)
+    if (version, owner, owners, rest) != (_VERSION, *_BASE_TAGS) or user | group | other > 7:
+        return None
+    return int((mode & ~0o777) | user << 6 | group << 3 | other)
 
 
 def folded(entries: list[AclEntry], mode: int) -> tuple[int, list[AclEntry] | None]:

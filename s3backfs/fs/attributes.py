@@ -6,7 +6,6 @@ import errno
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -24,8 +23,7 @@ XATTRS_MAX_BYTES = 1024 * 1024
 """All extended attributes of one inode together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(msgspec.Struct, frozen=True):
     """What setattr asks for; None leaves a value as it is."""
 
     mode: int | None = None
@@ -132,6 +130,12 @@ async def set_xattr(
 
 
 def _set_acl(node: Node, entry: Entry, name: bytes, value: bytes) -> None:
+    if name == acl.ACCESS and name not in extra_of(entry).xattrs:
+        only_mode = acl.minimal_mode(value, entry.mode)
+        if only_mode is not None:
+            if only_mode != entry.mode:
+                node.backup.names.replace(node, mode=only_mode, ctime_ns=time.time_ns())
+            return
     entries = acl.decode(value)
     xattrs = dict(extra_of(entry).xattrs)
     xattrs.pop(name, None)
@@ -213,7 +217,8 @@ def _check_xattr_name(name: bytes) -> None:
 async def _changeable(node: Node) -> Entry:
     """The node's attributes, when changes are allowed; nothing may be awaited before the change."""
     while True:
-        await node.backup.names.present_entry(node)
+        if node.entry is None:
+            await node.backup.names.present_entry(node)
         await node.backup.writable()
         # While this waited, a checkpoint may have let go of the attributes.
         if node.entry is not None:

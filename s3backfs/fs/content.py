@@ -217,25 +217,34 @@ class FileContent:
                     self._tree = None
                     self._extents = ExtentMap()
 
+    def settle_at_once(self) -> bool:
+        """Settle without waiting for anything, as a small file allows; False where it does not."""
+        if self._is_touched and (self._keep_inline() or self._keep_small()):
+            self._note_settled()
+        return not self._is_touched
+
     async def settle(self) -> None:
         """Hand everything over, and put the extents into the node's entry."""
-        if not self._is_touched:
+        if self.settle_at_once():
             return
-        if not self._keep_inline():
-            await self._hand_over(is_final=True)
-            await self._defragment()
+        await self._hand_over(is_final=True)
+        await self._defragment()
         if not self._is_touched:
             # Another task has settled it meanwhile; a newer content may be at work by now.
             return
-        # No await from here on: the entry and the flag change together.
+        self._note_settled()
+
+    def _note_settled(self) -> None:
+        """Put what is placed into the entry; the entry and the flag change together."""
         if self._buffer.size_bytes == 0 and not self._flushing:
             self._is_touched = False
         entry = self._node.entry
         assert entry is not None
-        self._node.entry = with_extra(
-            msgspec.structs.replace(entry, inline=self._inline, extents=self._extents.extents()),
-            msgspec.structs.replace(entry.extra or NO_EXTRA, extent_tree=self._tree),
-        )
+        entry = msgspec.structs.replace(entry, inline=self._inline, extents=self._extents.extents())
+        if entry.extra is not None or self._tree is not None:
+            extra = msgspec.structs.replace(extra_of(entry), extent_tree=self._tree)
+            entry = with_extra(entry, extra)
+        self._node.entry = entry
         self._node.backup.names.touch(self._node)
 
     def _keep_inline(self) -> bool:
@@ -248,6 +257,24 @@ class FileContent:
         copy_over(self._buffer.segments, 0, content)
         self._buffer.take()
         self._inline = bytes(content) if entry.size else None
+        return True
+
+    def _keep_small(self) -> bool:
+        """Place a file that was written in one piece; the buffer is emptied then."""
+        segments = self._buffer.segments
+        is_small = len(segments) == 1 and self._buffer.size_bytes <= INLINE_CUT_BYTES
+        if not is_small or len(self._extents) or self._tree or self._lock.locked():
+            return False
+        segment = segments[0]
+        chunk = memoryview(segment.data)
+        if is_zero(chunk):
+            self._extents.punch(segment.start, len(chunk))
+        elif piece := self._repository.writer.add_at_once(chunk):
+            self._extents.write(segment.start, len(chunk), piece, 0)
+        else:
+            return False
+        self._buffer.take()
+        self._placed += 1
         return True
 
     async def _hand_over(self, *, is_final: bool) -> None:

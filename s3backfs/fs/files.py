@@ -187,8 +187,9 @@ class Files:
         if content is None:
             return
         try:
-            with trio.CancelScope(shield=True):
-                await content.settle()
+            if not content.settle_at_once():
+                with trio.CancelScope(shield=True):
+                    await content.settle()
         finally:
             # A checkpoint may have let go of it, and another content may be at work by now.
             if node.content is content and node.opens == 0 and not content.is_dirty:

@@ -210,7 +210,7 @@ def check_name(parent: Node, name: bytes) -> None:
         raise FileSystemError(errno.ENAMETOOLONG)
     if parent.parent is None and parent is not parent.backup.names.top:
         raise FileSystemError(errno.ENOENT)
-    if len(parent.prefix()) + 1 + len(name) > KEY_MAX_BYTES:
+    if parent.prefix_bytes() + 1 + len(name) > KEY_MAX_BYTES:
         raise FileSystemError(errno.ENAMETOOLONG)
 
 
@@ -228,7 +228,8 @@ async def _prepare(*nodes: Node) -> None:
     """
     while True:
         for node in nodes:
-            await node.backup.names.present_entry(node)
+            if node.entry is None:
+                await node.backup.names.present_entry(node)
         await nodes[0].backup.writable()
         if all(node.entry is not None for node in nodes):
             return

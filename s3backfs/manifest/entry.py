@@ -132,6 +132,8 @@ def extra_of(entry: Entry) -> Extra:
 
 def with_extra(entry: Entry, extra: Extra) -> Entry:
     """Replace the extra; an empty one is dropped, so that equal entries have equal bytes."""
+    if entry.extra is None and extra == NO_EXTRA:
+        return entry
     return replace(entry, extra=None if extra == NO_EXTRA else extra)
 
 

@@ -9,7 +9,7 @@ Source: docs/format.md, "Manifest keys".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 TOP_PREFIX = b""
 """The prefix of the top directory of a backup."""
@@ -40,6 +40,14 @@ def directory_prefix(components: Sequence[bytes]) -> bytes:
 def child_prefix(prefix: bytes, name: bytes) -> bytes:
     """Return the prefix of the directory `name` in the directory with `prefix`."""
     return prefix + name + b"\0"
+
+
+def prefixes_above(prefix: bytes) -> Iterator[bytes]:
+    """Yield the prefix of every directory from below the top down to the one with `prefix`."""
+    end = prefix.find(b"\0") + 1
+    while end:
+        yield prefix[:end]
+        end = prefix.find(b"\0", end) + 1
 
 
 def entry_key(prefix: bytes, name: bytes) -> bytes:

@@ -186,6 +186,16 @@ class Writer:
         if self.failure is not None:
             raise self.failure
         await self.budget.acquire(len(data), self._relieve)
+        return self._accept(data)
+
+    def add_at_once(self, data: memoryview) -> Piece | None:
+        """Take content over; None, and nothing is taken, where that would have to wait or fail."""
+        if self.failure is not None or self.budget.is_spent(len(data)):
+            return None
+        self.budget.take(len(data))
+        return self._accept(data)
+
+    def _accept(self, data: memoryview) -> Piece:
         if len(data) > SMALL_BYTES:
             piece = Piece(data)
             self._start(self._store_chunk, piece)

@@ -228,7 +228,6 @@ class NullFs(pyfuse3.Operations):
 def main(mountpoint: str) -> None:
     """Serve until unmounted."""
     pyfuse3.init(NullFs(), mountpoint, {"default_permissions", "fsname=null"})
-    poll_before_sleeping()
     try:
         trio.run(_serve)
     finally:
@@ -236,6 +235,7 @@ def main(mountpoint: str) -> None:
 
 
 async def _serve() -> None:
+    poll_before_sleeping()
     await pyfuse3.main(max_tasks=_TASKS_MAX_COUNT)
 
 

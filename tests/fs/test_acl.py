@@ -55,6 +55,24 @@ def test_lists_travel_unchanged(entries: list[AclEntry]) -> None:
 
 
 @PROPERTY
+@given(entries=lists(), mode=modes)
+def test_a_list_of_three_lines_is_a_mode(entries: list[AclEntry], mode: int) -> None:
+    """The short way to the mode agrees with the long one, and is for lists of three lines only."""
+    folded, rest = acl.folded(entries, mode)
+    assert acl.minimal_mode(acl.encode(entries), mode) == (folded if rest is None else None)
+
+
+@PROPERTY
+@given(value=st.binary(min_size=28, max_size=28))
+def test_the_short_way_refuses_what_is_no_list(value: bytes) -> None:
+    """What the decoder refuses has no mode."""
+    with suppress(FileSystemError):
+        acl.decode(value)
+        return
+    assert acl.minimal_mode(value, 0o644) is None
+
+
+@PROPERTY
 @given(value=st.binary(max_size=80))
 def test_what_is_no_list_is_refused(value: bytes) -> None:
     """Any bytes are a list that encodes to the same bytes, or refused."""

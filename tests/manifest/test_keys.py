@@ -14,6 +14,7 @@ from s3backfs.manifest.keys import (
     key_range,
     link_key,
     path_key,
+    prefixes_above,
     rekeyed,
     split_key,
     subtree_range,
@@ -66,6 +67,13 @@ def test_moved_subtree(old: tuple[bytes, ...], new: tuple[bytes, ...], rest: tup
     """A key below a moved directory is that of the path at the new place, in the same order."""
     moved = rekeyed(path_key(old + rest), directory_prefix(old), directory_prefix(new))
     assert moved == path_key(new + rest)
+
+
+@given(paths)
+def test_prefixes_above(path: tuple[bytes, ...]) -> None:
+    """A prefix is made of those of all directories above, the nearest last."""
+    above = [directory_prefix(path[:depth]) for depth in range(1, len(path) + 1)]
+    assert list(prefixes_above(directory_prefix(path))) == above
 
 
 @given(paths, paths)

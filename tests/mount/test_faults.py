@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from s3backfs.mount import TASKS_MAX_COUNT
 from tests.mount.trees import differences, make_tree, rsync
 from tests.mounts import Machine, Mount
 from tests.proxy import FaultName, Incoming, Proxy, proxy_for
@@ -289,3 +290,40 @@ def await_full(mount: Mount) -> None:
         previous = now
         time.sleep(0.3)
     raise AssertionError(f"{previous} bytes in flight")
+
+
+def test_others_are_served_while_readers_wait(
+    machine: Machine, behind: Machine, proxy: Proxy
+) -> None:
+    """Forty reads that the store does not answer keep nobody from listing."""
+    contents = {f"{number:02}": os.urandom(200_000) for number in range(40)}
+    with machine.mounted() as mount:
+        (mount.path / "night").mkdir()
+        for name, content in contents.items():
+            (mount.path / "night" / name).write_bytes(content)
+    proxy.script = lambda incoming: "stalled" if "/data/" in incoming.path else None
+    with behind.mounted() as mount, ThreadPoolExecutor(len(contents)) as readers:
+        night = mount.path / "night"
+        # So many requests that every task of the request loop has been started.
+        for _ in range(TASKS_MAX_COUNT + 100):
+            os.listxattr(night / "00")
+        reads = {name: readers.submit((night / name).read_bytes) for name in contents}
+        try:
+            await_count(proxy, "stalled", 1)
+            listing = subprocess.run(["ls", "-l", night], capture_output=True, timeout=60)
+            assert listing.returncode == 0
+            assert len(listing.stdout.splitlines()) == 1 + len(contents)
+            (mount.path / "another").mkdir()
+            assert not any(read.done() for read in reads.values())
+        finally:
+            proxy.script = lambda _: None
+            proxy.released.set()
+        assert {name: read.result(60) for name, read in reads.items()} == contents
+
+
+def await_count(proxy: Proxy, fault: FaultName, count: int) -> None:
+    """Wait until so many requests met with a fault."""
+    deadline_s = time.monotonic() + 60
+    while proxy.counts[fault] < count:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
