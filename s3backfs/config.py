@@ -108,6 +108,8 @@ class StoreConfig:
     endpoint_url: str | None = None
     region: str | None = None
     profile: str | None = None
+    credentials_file: str | None = None
+    """A small file with `access_key` and `secret_key`."""
     ca_bundle: str | None = None
     path_style: bool | None = None
     """None: path-style wherever the endpoint is not Amazon's."""

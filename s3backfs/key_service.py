@@ -50,4 +50,6 @@ async def new_kms_key(config: StoreConfig, key: str, label: str = "") -> NewKey:
 def _settings(config: StoreConfig, key: str) -> KmsSettings:
     from s3backfs.store.kms import KmsSettings
 
-    return KmsSettings(key, config.region, config.profile, config.ca_bundle)
+    return KmsSettings(
+        key, config.region, config.profile, config.ca_bundle, config.credentials_file
+    )

@@ -337,6 +337,7 @@ async def _opened_store(config: MountConfig) -> AsyncIterator[Store]:
         path_style=settings.path_style,
         region=settings.region,
         profile=settings.profile,
+        credentials_file=settings.credentials_file,
         ca_bundle=settings.ca_bundle,
         max_connections=settings.connections,
         sse=settings.sse,

@@ -107,7 +107,20 @@ def program_of_venv(name: str) -> str:
 
 
 @contextmanager
-def rclone_server(directory: Path) -> Iterator[Server]:
+def tls_rclone_server(directory: Path) -> Iterator[tuple[Server, Path]]:
+    """Serve folders behind TLS; the second value is the certificate that clients must trust."""
+    directory.mkdir(parents=True, exist_ok=True)
+    certificate, key = make_certificate(directory.parent)
+    context = ssl.create_default_context(cafile=certificate)
+    options = ("--cert", str(certificate), "--key", str(key))
+    with rclone_server(directory, *options, tls=context) as server:
+        yield server, certificate
+
+
+@contextmanager
+def rclone_server(
+    directory: Path, *options: str, tls: ssl.SSLContext | None = None
+) -> Iterator[Server]:
     """Serve the folders of `directory` as buckets; the log is beside it."""
     port = free_port()
     directory.mkdir(parents=True, exist_ok=True)
@@ -116,9 +129,11 @@ def rclone_server(directory: Path) -> Iterator[Server]:
         *("--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"),
         # Without it a part that is sent again is answered 501.
         "--disable-multipart-streaming",
+        *options,
         str(directory),
     ]
-    with _running(command, port, directory.with_name(directory.name + ".log")) as server:
+    log = directory.with_name(directory.name + ".log")
+    with _running(command, port, log, tls=tls) as server:
         yield server
 
 

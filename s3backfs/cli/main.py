@@ -47,7 +47,7 @@ def cli() -> None:
     URL is s3://BUCKET/PREFIX or file:///DIRECTORY; S3BACKFS_REPOSITORY stands in for it. The
     passphrase comes from S3BACKFS_PASSPHRASE_FILE, S3BACKFS_PASSPHRASE_COMMAND (run without a
     shell), S3BACKFS_PASSPHRASE, or a prompt. Credentials are those of boto3: AWS_ACCESS_KEY_ID,
-    AWS_PROFILE, AWS_ENDPOINT_URL, instance roles.
+    AWS_PROFILE, AWS_ENDPOINT_URL, instance roles; or those of S3BACKFS_CREDENTIALS_FILE.
     """
 
 

@@ -15,6 +15,7 @@ from s3backfs.errors import ConfigurationError
 
 URL_VARIABLE = "S3BACKFS_REPOSITORY"
 KMS_VARIABLE = "S3BACKFS_KMS_KEY"
+CREDENTIALS_VARIABLE = "S3BACKFS_CREDENTIALS_FILE"
 SSE_VARIABLE = "AWS_S3_ENCRYPTION"
 _SSE_SWITCH = {"0": "none", "1": "AES256"}
 
@@ -42,6 +43,9 @@ _STORE_OPTIONS = (
     click.option("--endpoint-url", metavar="URL", help="S3 endpoint, else AWS_ENDPOINT_URL."),
     click.option("--region", help="Region, else as boto3 finds it."),
     click.option("--profile", help="Profile of ~/.aws/config, else AWS_PROFILE."),
+    click.option(
+        "--credentials-file", metavar="FILE", help="access_key = and secret_key = in lines."
+    ),
     click.option("--ca-bundle", metavar="FILE", help="Certificates to trust, else AWS_CA_BUNDLE."),
     click.option(
         "--path-style/--virtual-host-style",
@@ -69,9 +73,15 @@ def store_config(params: dict[str, Any]) -> StoreConfig:
     """Take the values of `store_options` out of a verb's parameters."""
     names = [
         *("endpoint_url", "region", "profile", "ca_bundle", "path_style", "connections"),
-        *("sse", "sse_c_key_file"),
+        *("sse", "sse_c_key_file", "credentials_file"),
     ]
     chosen = {name: params.pop(name) for name in names}
+    chosen["credentials_file"] = chosen["credentials_file"] or os.environ.get(CREDENTIALS_VARIABLE)
+    # Other programs of AWS read it, boto3 does not.
+    chosen["region"] = chosen["region"] or os.environ.get("AWS_REGION") or None
+    for name in ("ca_bundle", "credentials_file", "sse_c_key_file"):
+        # A mount leaves the directory that these paths are relative to.
+        chosen[name] = os.path.abspath(chosen[name]) if chosen[name] else None
     if chosen["sse"] is None and chosen["sse_c_key_file"] is None:
         chosen["sse"] = _SSE_SWITCH.get(os.environ.get(SSE_VARIABLE, ""))
     return StoreConfig(**chosen, kms_key=os.environ.get(KMS_VARIABLE) or None)

@@ -15,9 +15,7 @@ _CAVEAT = (
     "protect sealed backups, and remove it where it is refused"
 )
 
-_HOW_TO_RESTORE = (
-    "mount with: -o ro --backup NAME --key-slot ID (s3backfs key list --json)"
-)
+_HOW_TO_RESTORE = "mount with: -o ro --backup NAME --key-slot ID (s3backfs key list --json)"
 
 
 @click.command

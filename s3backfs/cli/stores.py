@@ -53,6 +53,7 @@ async def bare_store(url: str, config: StoreConfig) -> AsyncIterator[Store]:
         path_style=config.path_style,
         region=config.region,
         profile=config.profile,
+        credentials_file=config.credentials_file,
         ca_bundle=config.ca_bundle,
         max_connections=config.connections,
         sse=config.sse,

@@ -10,13 +10,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import boto3.session
 import trio
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from s3backfs.errors import ConfigurationError, RefusedError, StoreError
 from s3backfs.store.s3_errors import LIBRARY_ERRORS, Place, one_line, translate
+from s3backfs.store.s3_session import new_session
 
 _CONTEXT = {"s3backfs": "key slot"}
 _TIMEOUT_S = 15.0
@@ -50,6 +50,7 @@ class KmsSettings:
     region: str | None = None
     profile: str | None = None
     ca_bundle: str | None = None
+    credentials_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,9 @@ def _ask_blocking(settings: KmsSettings, verb: str, arguments: dict[str, bytes])
 def _client(settings: KmsSettings) -> Any:
     parts = settings.key.split(":")
     region = parts[3] if parts[0] == "arn" and len(parts) > 5 else settings.region
-    session = boto3.session.Session(profile_name=settings.profile, region_name=region)
+    session = new_session(
+        profile=settings.profile, region=region, credentials_file=settings.credentials_file
+    )
     config = Config(
         connect_timeout=_TIMEOUT_S,
         read_timeout=_TIMEOUT_S,

@@ -18,6 +18,8 @@ from botocore.exceptions import BotoCoreError
 from s3backfs import __version__
 from s3backfs.errors import ConfigurationError
 from s3backfs.store.base import Buffer
+from s3backfs.store.s3_errors import CREDENTIAL_ERRORS, translate_credentials
+from s3backfs.store.s3_session import new_session
 from s3backfs.store.s3_sse import ServerEncryption, register
 
 Checksums: TypeAlias = Literal["auto", "always", "required"]
@@ -40,6 +42,8 @@ class S3Settings:
     path_style: bool | None = None
     region: str | None = None
     profile: str | None = None
+    credentials_file: str | None = None
+    """A small file of keys, see `s3_session`; None finds them as boto3 does."""
     ca_bundle: str | None = None
     max_connections: int = 16
     checksums: Checksums = "auto"
@@ -54,17 +58,20 @@ def make_client(settings: S3Settings) -> Any:
 
     Raises:
         ConfigurationError: no such profile, an unusable endpoint, no such certificate file.
+        RefusedError: there are no credentials to be had.
     """
     _silence_libraries()
     _check(settings)
     try:
-        session = boto3.session.Session(profile_name=settings.profile, region_name=settings.region)
+        session = _session(settings, settings.region)
         client = _client_of(session, settings, is_amazon=False)
         # Only boto3 knows which endpoint environment and profile lead to.
         if is_amazon_endpoint(client.meta.endpoint_url):
             client = _client_of(_with_region(session, settings), settings, is_amazon=True)
             register(client, settings.encryption.towards(is_amazon=True))
             return client
+    except CREDENTIAL_ERRORS as error:
+        raise translate_credentials(error) from error
     except BotoCoreError as error:
         raise ConfigurationError(f"the S3 settings do not work: {error}") from error
     except ValueError as error:
@@ -81,7 +88,13 @@ def _with_region(session: boto3.session.Session, settings: S3Settings) -> boto3.
     """Replace the region `auto`, which only other servers know; boto3 finds a bucket's own."""
     if session.region_name != "auto":
         return session
-    return boto3.session.Session(profile_name=settings.profile, region_name=_ANY_REGION)
+    return _session(settings, _ANY_REGION)
+
+
+def _session(settings: S3Settings, region: str | None) -> boto3.session.Session:
+    return new_session(
+        profile=settings.profile, region=region, credentials_file=settings.credentials_file
+    )
 
 
 def is_amazon_endpoint(url: str) -> bool:

@@ -62,7 +62,7 @@ _TRANSPORT_ERRORS = (
 )
 
 _WRONG_KEYS = "check the access key, the secret key and the profile"
-_WRONG_REGION = "give the bucket's region by AWS_REGION or the profile"
+_WRONG_REGION = "give the bucket's region by --region, AWS_REGION or the profile"
 _EXPIRED = "the session has expired: get new temporary credentials"
 
 _REMEDIES = {
@@ -167,15 +167,24 @@ def translate(error: BaseException, place: Place, *, key: str = "") -> StoreErro
     if isinstance(error, boto.ClientError):
         return _translate_answer(error, place, key)
     if isinstance(error, CREDENTIAL_ERRORS):
-        return _translate_credentials(error)
+        return translate_credentials(error)
     if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         return RefusedError(
             f"the certificate of {place.endpoint} is not trusted: give its authority by "
             f"AWS_CA_BUNDLE or --ca-bundle"
         )
+    if file_refused(error):
+        return RefusedError(f"the credentials lead to a file: {file_refused(error)}")
     if isinstance(error, _TRANSPORT_ERRORS):
         return UnavailableError(_describe_transport(error, place), key=key)
     return StoreError(f"{type(error).__name__}: {one_line(str(error))}", key=key)
+
+
+def file_refused(error: BaseException) -> str:
+    """Say which file of this machine cannot be read, such as a token; empty if that is not it."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str):
+        return ""
+    return f"{error.filename}: {error.strerror}"
 
 
 def one_line(text: str) -> str:
@@ -232,7 +241,8 @@ def _kind_of(code: str, status: int) -> type[StoreError]:
     return UnavailableError if status >= 500 else StoreError
 
 
-def _translate_credentials(error: BaseException) -> RefusedError:
+def translate_credentials(error: BaseException) -> RefusedError:
+    """Say that there are no credentials to be had."""
     if isinstance(error, boto.NoCredentialsError):
         return RefusedError(
             "no credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "

@@ -10,13 +10,13 @@ import hashlib
 import logging
 from typing import Any
 
-import boto3.session
 import trio
 from botocore import exceptions as boto
 
-from s3backfs.errors import StoreError, UnavailableError
+from s3backfs.errors import ConfigurationError, StoreError, UnavailableError
 from s3backfs.store.s3_client import S3Settings, make_client
-from s3backfs.store.s3_errors import CREDENTIAL_ERRORS, encryption_remedy
+from s3backfs.store.s3_errors import CREDENTIAL_ERRORS, encryption_remedy, file_refused
+from s3backfs.store.s3_session import new_session
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ def is_renewable(error: Exception) -> bool:
 
 def as_passing(error: Exception, translated: StoreError) -> StoreError:
     """Let what somebody will mend be waited for: only for those whom the store served before."""
-    if _is_of(error, _PASSING) or isinstance(error, CREDENTIAL_ERRORS):
+    is_of_credentials = isinstance(error, CREDENTIAL_ERRORS) or bool(file_refused(error))
+    if _is_of(error, _PASSING) or is_of_credentials:
         return UnavailableError(str(translated))
     return translated
 
@@ -83,12 +84,14 @@ def _is_of(error: Exception, codes: frozenset[str]) -> bool:
 def _fingerprint(settings: S3Settings) -> bytes | None:
     """Name the credentials that a program which starts now would have, without keeping them."""
     try:
-        session = boto3.session.Session(profile_name=settings.profile)
+        session = new_session(
+            profile=settings.profile, region=None, credentials_file=settings.credentials_file
+        )
         credentials = session.get_credentials()
         if credentials is None:
             return None
         frozen = credentials.get_frozen_credentials()
-    except boto.BotoCoreError:
+    except (boto.BotoCoreError, ConfigurationError):
         return None
     whole = "\0".join(f"{part}" for part in frozen)
     return hashlib.sha256(whole.encode()).digest()

@@ -45,7 +45,9 @@ def machine_at(home: Path, server: Server, source: str, bucket: str = "bucket") 
     environment = {
         name: value for name, value in server.environment.items() if "ACCESS_KEY" not in name
     }
-    if source == "file":
+    if source == "properties":
+        environment["S3BACKFS_CREDENTIALS_FILE"] = str(home / "credentials")
+    elif source == "file":
         environment["AWS_SHARED_CREDENTIALS_FILE"] = str(home / "credentials")
     else:
         config = home / "config"
@@ -56,7 +58,9 @@ def machine_at(home: Path, server: Server, source: str, bucket: str = "bucket") 
 
 def give(machine: Machine, access_key: str, secret_key: str = "secret") -> None:
     """Replace the credentials of a machine, as who renews them does."""
-    if "AWS_CONFIG_FILE" in machine.environment and "/dev/null" not in str(
+    if "S3BACKFS_CREDENTIALS_FILE" in machine.environment:
+        text = f"# keys\naccess_key = {access_key}\nsecret_key = {secret_key}\n"
+    elif "AWS_CONFIG_FILE" in machine.environment and "/dev/null" not in str(
         machine.environment["AWS_CONFIG_FILE"]
     ):
         keys = {"Version": 1, "AccessKeyId": access_key, "SecretAccessKey": secret_key}
@@ -86,7 +90,7 @@ def is_waiting(status: dict[str, object]) -> bool:
     return bool(status["waiting_since_ns"])
 
 
-@pytest.mark.parametrize("source", ["file", "process"])
+@pytest.mark.parametrize("source", ["file", "process", "properties"])
 def test_a_session_that_expires(source: str, moto: Server, proxy: Proxy, tmp_path: Path) -> None:
     """Writers wait while credentials are expired, and go on with those that replace them."""
     moto.make_bucket("bucket")
