@@ -30,7 +30,7 @@ from msgspec.msgpack import decode as unpack
 from zstandard import DICT_TYPE_RAWCONTENT, ZstdCompressionDict, ZstdDecompressor
 from zstandard import frame_content_size as content_size
 
-DATA, META, ROOT, MOVED = 1, 2, 3, 6
+DATA, META, ROOT, MOVED, VERIFIED, TAG, REMOVAL = 1, 2, 3, 6, 8, 9, 10
 Ref = tuple[Any, ...]
 Found = tuple[list[Any], list[Ref]]  # an entry and the sources of its leaf
 
@@ -182,6 +182,17 @@ class Repository:
         body = self.open_frame(keys, data[14:], b"s3bk" + bytes([1, kind]) + where)
         opened: dict[str, Any] = unpack(read_body(body, length, None))
         return opened
+
+    def tags(self, root: dict[str, Any]) -> dict[str, str]:
+        """Those in the root, and over them those that stand alone."""
+        tags = dict(root["tags"])
+        for path in (self.top / "tags" / root["backup_id"].hex()).glob("*"):
+            tag = self.load_object(str(path.relative_to(self.top)), TAG)
+            right = (self.id, root["backup_id"], self.name_of(path.name).decode())
+            told = (tag["repository_id"], tag["backup_id"], tag["name"])
+            check(told == right, f"{path}: damaged: tag")
+            tags[tag["name"]] = tag["value"]
+        return {name: value for name, value in tags.items() if value is not None}
 
     def load_root(self, object_key: str) -> dict[str, Any]:
         root = self.load_object(object_key, ROOT)

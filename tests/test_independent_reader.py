@@ -15,8 +15,14 @@ import pytest
 from msgspec.msgpack import decode
 
 from tests import independent_reader
-from tests.golden.golden import OPENERS, PASSPHRASE, REPOSITORIES, expected, name_of
-from tests.independent_reader import Found, Repository, holder_secret
+from tests.golden.golden import HERE, OPENERS, PASSPHRASE, REPOSITORIES, expected, name_of
+from tests.independent_reader import (
+    REMOVAL,
+    VERIFIED,
+    Found,
+    Repository,
+    holder_secret,
+)
 
 READER = Path(independent_reader.__file__)
 VECTORS = json.loads((READER.parent / "format" / "holder_vectors.json").read_text())
@@ -134,6 +140,24 @@ def test_golden_repositories_hold_every_construct(repository: Path) -> None:
     used |= {path.name for path in repository.iterdir() if path.is_dir()}
     assert used >= {"open", "sealed", "inner nodes", "a leaf alone", "inline", "slice", "chunks"}
     assert used >= {"d", "x", "y", "l", "n", "e", "patch", "data", "meta", "index"}
+
+
+def test_what_maintenance_keeps() -> None:
+    """Tags, what was proven, and the note on a removal are read, with every field."""
+    top = HERE / "format-1" / "kept"
+    reader = Repository(top, PASSPHRASE)
+    roots = reader.backups()
+    assert reader.tags(roots[b"monday"]) == {"kept": "forever", "where": "on the shelf"}
+    assert reader.tags(roots[b"tuesday"]) == {"locked": ""}
+    (state,) = [path.name for path in (top / "verified").iterdir()]
+    verified = reader.load_object(f"verified/{state}", VERIFIED)
+    packs = {path.name for area in ("data", "meta") for path in (top / area).iterdir()}
+    assert {pack_id.hex() for pack_id in verified["packs"]} == packs
+    (nonce,) = [path.name for path in (top / "removed").iterdir()]
+    removal = reader.load_object(f"removed/{nonce}", REMOVAL)
+    assert (removal["name"], removal["nonce"].hex()) == (b"thursday", nonce)
+    assert removal["newest_sealed_ns"] > max(root["sealed_ns"] for root in roots.values())
+    assert verified["repository_id"] == removal["repository_id"] == reader.id
 
 
 def test_it_shares_nothing_with_the_package() -> None:

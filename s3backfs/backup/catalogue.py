@@ -27,6 +27,7 @@ from s3backfs.backup.finding import (
 from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.backup.owning import RootWriter
+from s3backfs.backup.removals import newest_ns, note_removal
 from s3backfs.backup.roots import HeldRoot
 from s3backfs.backup.standing import Standing
 from s3backfs.backup.trash import move_to_trash
@@ -268,7 +269,8 @@ class Catalogue:
         self._check_writable()
         await self._complete_seal(backup)
         store, keyring = self.repository.store, self.repository.keyring
-        await move_to_trash(store, keyring, backup.held.key, backup.root.owner.nonce)
+        nonce = backup.root.owner.nonce
+        await move_to_trash(store, keyring, backup.held.key, nonce, self._newest_ns())
         self._forget(backup.name)
 
     async def seal(self, backup: Backup) -> None:
@@ -278,6 +280,8 @@ class Catalogue:
             S3backfsError: it could not be stored; it stays open.
         """
         await backup.checkpoint()
+        # What others have forgotten meanwhile is not to be named as seen.
+        await self.refresh()
         async with backup.changing():
             root = msgspec.structs.replace(backup.root, sealed_ns=time.time_ns(), seen=self._seen())
             with backup.noting_loss():
@@ -295,8 +299,19 @@ class Catalogue:
             backup.held = await self._roots.complete_seal(backup.held)
 
     def _seen(self) -> tuple[Seen, ...]:
-        sealed = [backup for backup in self.backups.values() if backup.is_sealed]
-        return tuple(Seen(backup.name, backup.root.owner.nonce) for backup in sealed)
+        return tuple(Seen(root.name, root.owner.nonce) for root in self._sealed_roots())
+
+    def _sealed_roots(self) -> list[Root]:
+        # One that is not in its place yet gets another nonce there.
+        return [each.root for each in self.backups.values() if each.held.is_in_place]
+
+    def _newest_ns(self) -> int:
+        return newest_ns(self._sealed_roots())
+
+    async def _note_removal(self, held: HeldRoot) -> None:
+        """Note that a root is about to be removed, for `check`."""
+        store, keyring = self.repository.store, self.repository.keyring
+        await note_removal(store, keyring, held.root, self._newest_ns())
 
     async def reopen(self, backup: Backup) -> None:
         """Make a sealed backup writable by this mount.
@@ -317,6 +332,7 @@ class Catalogue:
             backup.root, state=BackupState.OPEN, sealed_ns=0, owner=owner
         )
         held = await self._roots.create(root, over=backup.held)
+        await self._note_removal(backup.held)
         # A sealed root wins while both are there: a crash in between changes nothing.
         await self.repository.store.delete([backup.held.key])
         backup.held = held
@@ -421,7 +437,9 @@ class Catalogue:
             root = msgspec.structs.replace(backup.root, name=new_name)
             store = self._roots.create_sealed if backup.is_sealed else self._roots.create
             held = await store(root)
-            if not backup.is_sealed:
+            if backup.is_sealed:
+                await self._note_removal(old)
+            else:
                 with backup.noting_loss():
                     await self._roots.check_renamed(old, held)
             backup.held = held

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import secrets
 
+from s3backfs.backup.removals import note_removal
 from s3backfs.backup.roots import SEALED_PREFIX
 from s3backfs.backup.tags import is_locked
-from s3backfs.errors import IntegrityError, LockedError, RepositoryBusyError
+from s3backfs.errors import IntegrityError, LockedError, ObjectMissingError, RepositoryBusyError
 from s3backfs.format.keys import Keyring
 from s3backfs.format.root import Root, decode_root
 from s3backfs.store.base import Store
@@ -21,10 +22,13 @@ TRASH_PREFIX = "trash/"
 _NS = 1_000_000_000
 
 
-async def move_to_trash(store: Store, keyring: Keyring, key: str, nonce: bytes) -> str:
+async def move_to_trash(
+    store: Store, keyring: Keyring, key: str, nonce: bytes, newest_sealed_ns: int
+) -> str:
     """Move the root at `key` to the trash, and return its key there.
 
-    `nonce` is that of the root that was decided on: another one stays.
+    `nonce` is that of the root that was decided on: another one stays. `newest_sealed_ns` is noted
+    with the removal, see `note_removal`.
 
     Raises:
         LockedError: the backup's tags say that it stays.
@@ -38,12 +42,21 @@ async def move_to_trash(store: Store, keyring: Keyring, key: str, nonce: bytes) 
         raise LockedError("this backup is locked: it has the tag 'locked'")
     trash_key = _new_key(key, fetched.server_time_ns)
     await store.copy(key, trash_key)
-    if (await store.get(trash_key)).data != fetched.data:
+    if await _data(store, trash_key) != fetched.data:
         raise IntegrityError("the copy of a root is not what was copied", key=trash_key)
     # Somebody may have reopened and sealed it meanwhile.
     _check_nonce(decode_root(keyring, key, (await store.get(key)).data), nonce)
+    await note_removal(store, keyring, root, newest_sealed_ns)
     await store.delete([key])
     return trash_key
+
+
+async def _data(store: Store, trash_key: str) -> bytes:
+    try:
+        return (await store.get(trash_key)).data
+    except ObjectMissingError as error:
+        text = "a prune without grace has emptied the trash just now; the backup stays: try again"
+        raise RepositoryBusyError(text) from error
 
 
 def _new_key(key: str, server_time_ns: int) -> str:

@@ -143,7 +143,7 @@ async def _forget(
     plan = plan_forget(shelf, patterns, policy, params["group_by"], max_share)
     if params["dry_run"] or plan.is_refused:
         return plan, ()
-    return plan, await forget(store, keyring, plan.going, report)
+    return plan, await forget(store, keyring, shelf, plan.going, report)
 
 
 def _refusal(plan: ForgetPlan) -> str:
@@ -218,8 +218,9 @@ def delete(words: tuple[str, ...], as_json: bool, dry_run: bool, **params: Any) 
         from s3backfs.maintenance.forgetting import choose_named, forget
         from s3backfs.maintenance.shelf import load_shelf
 
-        going = choose_named(await load_shelf(store, keyring), as_names(names))
-        spared = [] if dry_run else await forget(store, keyring, going, report)
+        shelf = await load_shelf(store, keyring)
+        going = choose_named(shelf, as_names(names))
+        spared = [] if dry_run else await forget(store, keyring, shelf, going, report)
         return [each.name for each in going if each.name not in spared]
 
     gone = run_on_store(url, store_config(params), act)

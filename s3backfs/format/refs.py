@@ -39,6 +39,7 @@ class Kind(IntEnum):
     CONDEMNED = 7
     VERIFIED = 8
     TAG = 9
+    REMOVAL = 10
 
 
 class Ref(msgspec.Struct, frozen=True, gc=False, kw_only=True, array_like=True):

@@ -19,10 +19,10 @@ from s3backfs.backup.backup import printable
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.errors import IntegrityError, ObjectMissingError, UnsupportedFormatError
 from s3backfs.format.refs import Kind
-from s3backfs.format.root import BackupState
 from s3backfs.maintenance.affected import AffectedWalk
 from s3backfs.maintenance.content import PackReader, rows_of_refs
 from s3backfs.maintenance.findings import CheckResult, Damage, What, pack_remedy
+from s3backfs.maintenance.missing import find_missing
 from s3backfs.maintenance.references import References
 from s3backfs.maintenance.structure import Structure
 from s3backfs.maintenance.survey import PackListed
@@ -80,10 +80,10 @@ class Check:
             await self._read_contents(structure)
             if structure.lost:
                 await self._find_affected(structure, Path(scratch))
-            self._finish(structure)
+            await self._finish(structure)
         return self._result
 
-    def _finish(self, structure: Structure) -> None:
+    async def _finish(self, structure: Structure) -> None:
         result = self._result
         result.roots, result.nodes = len(structure.roots), structure.references.nodes_count
         result.packs = len(structure.packs)
@@ -91,7 +91,7 @@ class Check:
         result.damages = structure.damages
         result.notes += incomplete_backups(structure)
         if not self._options.names:
-            result.damages += missing_roots(structure)
+            result.damages += await find_missing(self._repository, structure)
         times = [self._proven_s(pack) or pack.modified_ns // _NS
                  for pack in structure.packs.values()]  # fmt: skip
         if times:
@@ -217,37 +217,3 @@ def incomplete_backups(structure: Structure) -> list[str]:
     """Name the backups that say themselves that something of them was lost."""
     names = {held.root.name for held in structure.roots if held.root.incomplete}
     return [f"backup {printable(name)} is incomplete" for name in sorted(names)]
-
-
-def missing_roots(structure: Structure) -> list[Damage]:
-    """Sealed backups that the writer of the newest one saw and that are gone, or are others now.
-
-    What was forgotten is in the trash until prune removes it; a backup sealed after that does not
-    list it any more.
-    """
-    sealed = [held for held in structure.roots if held.is_in_place]
-    newest = max(sealed, key=lambda held: held.root.sealed_ns, default=None)
-    if newest is None:
-        return []
-    present = {held.root.name: held.root for held in structure.roots}
-    present |= {held.root.name: held.root for held in sealed}
-    damaged = {damage.key.rpartition("/")[2] for damage in structure.damages}
-    damages = []
-    for seen in newest.root.seen:
-        root = present.get(seen.name)
-        key = structure.sealed_key(seen.name)
-        if key.rpartition("/")[2] in damaged:
-            continue
-        if root is None:
-            text = "a sealed backup is gone that was there when the newest one was sealed"
-        elif (
-            root.state == BackupState.SEALED
-            and root.owner.nonce != seen.nonce
-            and root.sealed_ns <= newest.root.sealed_ns
-        ):
-            text = "another root stands in the place of the one that was sealed"
-        else:
-            continue
-        remedy = "bring the object's older version back; if it was you, seal another backup"
-        damages.append(Damage(What.BACKUP, key, 0, text, remedy))
-    return damages

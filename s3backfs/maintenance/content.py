@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from functools import partial
 
 import trio
@@ -31,7 +31,7 @@ class PackReader:
 
     async def rows(
         self, pack: PackListed, epoch: int, rows: Sequence[PackRow]
-    ) -> AsyncIterator[tuple[PackRow, bytes | IntegrityError]]:
+    ) -> AsyncGenerator[tuple[PackRow, bytes | IntegrityError]]:
         """Yield each row with its plaintext, or with what is wrong with it.
 
         Raises:

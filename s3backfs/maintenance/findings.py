@@ -19,6 +19,7 @@ class What(StrEnum):
     CONDEMNED = "condemned set"
     BACKUP = "backup"
     TAG = "tag"
+    REMOVAL = "note on a removal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from s3backfs.backup.removals import newest_ns
 from s3backfs.backup.trash import move_to_trash
 from s3backfs.errors import ConfigurationError, LockedError
 from s3backfs.format.keys import Keyring
@@ -79,18 +80,19 @@ def choose_named(shelf: Shelf, names: Sequence[bytes]) -> list[Shelved]:
 
 
 async def forget(
-    store: Store, keyring: Keyring, going: Sequence[Shelved], report: Report
+    store: Store, keyring: Keyring, shelf: Shelf, going: Sequence[Shelved], report: Report
 ) -> list[bytes]:
     """Move backups to the trash one by one; return the names of those that were locked meanwhile.
 
     Raises:
         S3backfsError: one could not be moved; those before it are in the trash.
     """
-    spared = []
+    spared, newest_sealed_ns = [], newest_ns(each.root for each in shelf.sealed)
     for number, each in enumerate(going):
         report(f"forgetting {number + 1} of {len(going)}")
         try:
-            await move_to_trash(store, keyring, each.held.key, each.root.owner.nonce)
+            nonce = each.root.owner.nonce
+            await move_to_trash(store, keyring, each.held.key, nonce, newest_sealed_ns)
         except LockedError:
             spared.append(each.name)
     return spared

@@ -177,7 +177,8 @@ class PackRepair:
             self._result.notes.append(f"no pack was deleted, since not all can be read: {error}")
             return
         await self._delete(free)
-        if not self._result.kept_packs:
+        # While anything refers to what is lost, the set keeps links from doing so anew.
+        if not (self._result.kept_packs or self._result.lost):
             self._lease.check()
             await self._repository.store.delete([condemned_key(set_id)])
 

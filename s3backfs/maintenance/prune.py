@@ -34,7 +34,9 @@ from s3backfs.maintenance.agreement import Agreement
 from s3backfs.maintenance.choosing import Limits, choose_packs, older_packs
 from s3backfs.maintenance.collapsing import collapse_tables
 from s3backfs.maintenance.compaction import Compaction, moved_key
+from s3backfs.maintenance.covering import Covering
 from s3backfs.maintenance.left_behind import tidy_leases
+from s3backfs.maintenance.leftover_removals import tidy_removals
 from s3backfs.maintenance.leftover_tags import tidy_tags
 from s3backfs.maintenance.marking import Marking
 from s3backfs.maintenance.marks import Marks
@@ -46,7 +48,6 @@ from s3backfs.maintenance.survey import (
     load_every_root,
 )
 from s3backfs.repository.condemned import condemned_key, list_condemned, load_condemned
-from s3backfs.repository.moved import MovedTables, plan_moved
 from s3backfs.repository.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -145,13 +146,12 @@ class Prune:
 
     async def _run(self, marks: Marks, marking: Marking) -> None:
         await self._empty_trash()
-        for condemned in await self._ripe_sets():
-            await self._carry_out(condemned, marks, marking)
+        await self._carry_out(await self._ripe_sets(), marks, marking)
         packs = await self._look(marks, marking)
         fresh = await self._condemn(packs, marks, marking)
         if fresh is not None and not self._options.grace_s:
             await self._wait_for(fresh.set_id)
-            await self._carry_out(fresh, marks, marking)
+            await self._carry_out([fresh], marks, marking)
         if not self._options.is_dry_run:
             await self._tidy()
             self._result.pending_sets = len(await list_condemned(self._store))
@@ -296,43 +296,54 @@ class Prune:
 
     # -- carrying out ------------------------------------------------------------------------
 
-    async def _carry_out(self, condemned: Condemned, marks: Marks, marking: Marking) -> None:
-        """Delete what a set names and nothing needs, if everybody has agreed to the set."""
-        try:
-            waiting = await self._agreement.waits_for(condemned.set_id)
-        except OwnershipLostError as error:
-            log.info("a condemned set is left for the next run: %s", error)
-            return
-        if waiting:
-            self._result.waiting_for = sorted({lease.host for lease in waiting})
+    async def _carry_out(self, sets: Sequence[Condemned], marks: Marks, marking: Marking) -> None:
+        """Delete what sets name and nothing needs, where everybody has agreed to the set."""
+        agreed = [condemned for condemned in sets if await self._is_agreed(condemned)]
+        if not agreed:
             return
         packs = await self._look(marks, marking)
         if self._options.no_delete:
             return
+        guarded: set[bytes] = set()
+        for condemned in agreed:
+            guarded |= await self._carry_out_one(condemned, packs, marks, guarded)
+
+    async def _is_agreed(self, condemned: Condemned) -> bool:
+        try:
+            waiting = await self._agreement.waits_for(condemned.set_id)
+        except OwnershipLostError as error:
+            log.info("a condemned set is left for the next run: %s", error)
+            return False
+        if waiting:
+            self._result.waiting_for = sorted({lease.host for lease in waiting})
+        return not waiting
+
+    async def _carry_out_one(
+        self,
+        condemned: Condemned,
+        packs: dict[bytes, PackListed],
+        marks: Marks,
+        guarded: Collection[bytes],
+    ) -> set[bytes]:
+        """Return the packs for whose losses the set stays; others stay for those `guarded`."""
         needed = marks.packs()
-        covered = {
-            pack_id
-            for pack_id in needed.intersection(condemned.packs)
-            if pack_id in packs and await self._is_covered(pack_id, marks)
-        }
-        await self._delete(set(condemned.packs) - needed | covered, packs)
+        covering, stay, lost = Covering(self._repository, marks), set[bytes](), set[bytes]()
+        for pack_id in needed.intersection(condemned.packs):
+            if ranges := await covering.uncovered(pack_id):
+                stay.add(pack_id)
+                if await covering.is_lost(packs.get(pack_id), ranges):
+                    lost.add(pack_id)
+        await self._delete(set(condemned.packs) - stay, packs)
         # Where the packs of this very set went may be needed still: a later set names their tables.
         tables = set(condemned.tables) - needed - set(packs)
         await self._delete_keys([moved_key(each) for each in sorted(tables)])
-        await self._delete_keys([condemned_key(condemned.set_id)])
-
-    async def _is_covered(self, pack_id: bytes, marks: Marks) -> bool:
-        """Whether the stored table says of every range that is needed where it went."""
-        tables = MovedTables(self._store, self._repository.keyring)
-        moved = await tables.load(pack_id)
-        return moved is not None and all(
-            plan_moved(moved.ranges, each.pack_offset, each.slice_offset, each.slice_length)
-            is not None
-            for each in marks.ranges(pack_id)
-        )
+        if lost.issubset(guarded):
+            await self._delete_keys([condemned_key(condemned.set_id)])
+            return set()
+        return lost
 
     async def _delete(self, pack_ids: Collection[bytes], packs: dict[bytes, PackListed]) -> None:
-        present = [packs[each] for each in sorted(pack_ids) if each in packs]
+        present = [packs.pop(each) for each in sorted(pack_ids) if each in packs]
         await self._delete_keys([pack.key for pack in present])
         self._repository.forget_packs(pack_ids)
         self._result.deleted_packs += len(present)
@@ -374,6 +385,7 @@ class Prune:
         if not self._options.exceptions:
             now_ns = self._lease.renewed_ns
             await tidy_tags(self._store, self._repository.keyring, now_ns)
+            await tidy_removals(self._store, self._repository.keyring, now_ns)
 
     async def _tidy(self) -> None:
         if self._options.is_dry_run or self._options.no_delete:

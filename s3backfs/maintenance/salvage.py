@@ -7,6 +7,7 @@ who finds the pack damaged, or gone, looks into it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import msgspec
@@ -92,17 +93,23 @@ class Salvage:
         pack = into.pack
         present = [row for row in rows if row.offset + row.frame_length <= pack.length_bytes]
         absent = rows[len(present) :]
-        async for row, plain in self._reader.rows(pack, epoch, present):
-            if isinstance(plain, IntegrityError):
-                # It may have been damaged on its way only.
-                async for _, again in self._reader.rows(pack, epoch, [row]):
-                    plain = again
-            if isinstance(plain, IntegrityError):
-                absent = [*absent, row]
-            else:
-                await self._copy_all(into, row, plain)
+        async with aclosing(self._reader.rows(pack, epoch, present)) as found:
+            async for row, plain in found:
+                if isinstance(plain, IntegrityError):
+                    # It may have been damaged on its way only.
+                    plain = await self._read_again(pack, epoch, row)
+                if isinstance(plain, IntegrityError):
+                    absent = [*absent, row]
+                else:
+                    await self._copy_all(into, row, plain)
         for row in absent:
             into.lost += [LostPart(epoch, row, part) for part in _parts(row)]
+
+    async def _read_again(
+        self, pack: PackListed, epoch: int, row: PackRow
+    ) -> bytes | IntegrityError:
+        ((_, plain),) = [found async for found in self._reader.rows(pack, epoch, [row])]
+        return plain
 
     async def _copy_all(self, into: Salvaged, row: PackRow, plain: bytes) -> None:
         for part in _parts(row):

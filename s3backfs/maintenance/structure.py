@@ -7,6 +7,7 @@ from typing import Any
 
 from s3backfs.backup.copies import list_beside
 from s3backfs.backup.nodes import RepositoryNodes
+from s3backfs.backup.removals import REMOVED_PREFIX
 from s3backfs.backup.roots import OPEN_PREFIX, SEALED_PREFIX, HeldRoot, load_copy
 from s3backfs.backup.tags import TAGS_PREFIX
 from s3backfs.errors import (
@@ -18,6 +19,7 @@ from s3backfs.errors import (
 )
 from s3backfs.format.lease import decode_condemned, decode_lease, decode_moved
 from s3backfs.format.refs import Kind, Ref
+from s3backfs.format.removal import decode_removal
 from s3backfs.format.segment import decode_segment
 from s3backfs.format.tag import decode_tag
 from s3backfs.maintenance.findings import Damage, What, pack_remedy
@@ -234,6 +236,10 @@ class Structure:
         await self._decode_all(
             TAGS_PREFIX, What.TAG, "set the tag again: s3backfs tag",
             lambda key, data: decode_tag(keyring, key, data),
+        )  # fmt: skip
+        await self._decode_all(
+            REMOVED_PREFIX, What.REMOVAL, DELETE_REMEDY.partition(":")[0],
+            lambda key, data: decode_removal(keyring, key, data),
         )  # fmt: skip
         for pack_id in await list_ids(self._store, "moved/"):
             key = f"moved/{pack_id.hex()}"

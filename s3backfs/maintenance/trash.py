@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from s3backfs.backup.finding import list_roots
 from s3backfs.backup.nodes import RepositoryNodes
+from s3backfs.backup.removals import removal_key
 from s3backfs.backup.roots import SEALED_PREFIX
 from s3backfs.backup.trash import TRASH_PREFIX
 from s3backfs.errors import (
@@ -143,7 +144,8 @@ async def bring_back(repository: Repository, trashed: Trashed) -> None:
     if (await store.get(key)).data != trashed.data:
         raise _taken(trashed)
     await _check_was_there(store, trashed)
-    await store.delete(await _copies(store, keyring, trashed))
+    note = removal_key(trashed.root.owner.nonce)
+    await store.delete([*await _copies(store, keyring, trashed), note])
 
 
 async def _check_reads(repository: Repository, root: Root) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from s3backfs.backup.catalogue import Catalogue
 from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.node import Node
 from s3backfs.backup.nodes import RepositoryNodes
+from s3backfs.errors import IntegrityError
 from s3backfs.fs import attributes, joining, namespace
 from s3backfs.fs.attributes import Changes
 from s3backfs.fs.caller import Caller
@@ -149,6 +150,20 @@ class Machine:
         numbers: dict[int, int] = {}
         async with self.at(name) as top:
             await self._walk(top, (), found, numbers)
+        return found
+
+    async def contents(self, name: bytes) -> dict[bytes, bytes | None]:
+        """Read the files at the top of a backup; None stands for one that is damaged."""
+        async with self.at(name) as top:
+            names = []
+            for child, node in await self._children(top):
+                names.append(child)
+                node.lookups -= 1
+                node.backup.names.release(node)
+        found: dict[bytes, bytes | None] = dict.fromkeys(names)
+        for child in names:
+            with suppress(IntegrityError):
+                found[child] = await self.read(name, child)
         return found
 
     async def _walk(

@@ -15,7 +15,7 @@ import pytest
 from s3backfs.format.codec import compress, compress_patch
 from s3backfs.format.frame import open_frame, seal_frame
 from s3backfs.format.keys import Keyring, derive
-from s3backfs.format.lease import decode_lease, decode_moved
+from s3backfs.format.lease import decode_condemned, decode_lease, decode_moved
 from s3backfs.format.objects import open_object, seal_object
 from s3backfs.format.pack import (
     FOOTER_BYTES,
@@ -27,15 +27,44 @@ from s3backfs.format.pack import (
 )
 from s3backfs.format.parameters import Parameters, decode_parameters, encode_parameters
 from s3backfs.format.refs import Kind
+from s3backfs.format.removal import Removal, decode_removal
 from s3backfs.format.root import decode_root
 from s3backfs.format.segment import decode_segment
 from s3backfs.format.slots import open_slot
-from tests.format.samples import AES, CLEAR, MASTER_0, MASTER_1, PACK_ID, ROTATED, ROWS, sample_root
-from tests.format.test_objects import LEASE, MOVED, SEGMENT
+from s3backfs.format.tag import Tag, decode_tag
+from s3backfs.format.verified import Verified, decode_verified
+from tests.format.samples import (
+    AES,
+    CLEAR,
+    MASTER_0,
+    MASTER_1,
+    PACK_ID,
+    ROTATED,
+    ROWS,
+    sample_id,
+    sample_root,
+)
+from tests.format.test_objects import CONDEMNED, LEASE, MOVED, SEGMENT
 
 VECTORS: dict[str, Any] = json.loads(Path(__file__).with_name("vectors.json").read_text())
 PLAIN = b"to be stored, and stored again; " * 8
 BASE = b"to be stored, and found again; " * 8
+VERIFIED = Verified(
+    repository_id=AES.repository_id, packs={sample_id(1): 1_700_000_000, sample_id(2): 0}
+)
+TAG = Tag(
+    repository_id=AES.repository_id, backup_id=sample_id(1), name="b\u00e4r", value="\u00e4 = b/c"
+)
+TAG_REMOVED = Tag(
+    repository_id=AES.repository_id, backup_id=sample_id(1), name="locked", value=None
+)
+REMOVAL = Removal(
+    repository_id=AES.repository_id,
+    backup_id=sample_id(1),
+    name=b"mon\xffday",
+    nonce=sample_id(2),
+    newest_sealed_ns=1_700_000_000_000_000_000,
+)
 
 
 def written_keys() -> dict[str, Any]:
@@ -128,8 +157,18 @@ def test_read_objects(mode: str, keyring: Keyring) -> None:
     assert decode_segment(keyring, "index/a", read(mode, "segment")) == SEGMENT
     assert decode_lease(keyring, "leases/a/lease", read(mode, "lease")) == LEASE
     assert decode_moved(keyring, "moved/a", read(mode, "moved")) == MOVED
+    assert decode_condemned(keyring, "prune/a", read(mode, "condemned")) == CONDEMNED
     stored = bytes.fromhex(VECTORS["written"][mode]["root_object_of_abc_at_backups_a"])
     assert open_object(keyring, Kind.ROOT, "backups/a", stored, 3) == b"abc"
+
+
+@each_mode
+def test_read_objects_of_maintenance(mode: str, keyring: Keyring) -> None:
+    """Verified states, tags (one takes the root's away) and removals are read with every field."""
+    assert decode_verified(keyring, "verified/a", read(mode, "verified")) == VERIFIED
+    assert decode_tag(keyring, "tags/a/b", read(mode, "tag")) == TAG
+    assert decode_tag(keyring, "tags/a/b", read(mode, "tag_removed")) == TAG_REMOVED
+    assert decode_removal(keyring, "removed/a", read(mode, "removal")) == REMOVAL
 
 
 @each_mode

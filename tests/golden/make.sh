@@ -80,5 +80,15 @@ cat >"$target/openers.json" <<END
 "recovery": "$words",
 "x25519": "$(cat "$work/identity")"}
 END
+cp -a "$target/encrypted" "$target/kept"
+"$bin/s3backfs" mount "file://$target/kept" "$mnt"
+mkdir "$mnt/thursday" && echo gone >"$mnt/thursday/file"
+"$bin/s3backfs" umount "$mnt"
+"$bin/s3backfs" tag "file://$target/kept" monday kept=forever 'where=on the shelf'
+"$bin/s3backfs" tag "file://$target/kept" tuesday locked
+"$bin/s3backfs" delete "file://$target/kept" thursday
+"$bin/s3backfs" prune "file://$target/kept" --grace 0s --max-unused 100%
+"$bin/s3backfs" check "file://$target/kept" --read-data
+rm -f "$target/kept/.lock"
 unset S3BACKFS_PASSPHRASE
 make_repository "$target/plain" true --encryption none

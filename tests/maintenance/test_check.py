@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from s3backfs.maintenance.checking import CheckOptions
 from s3backfs.maintenance.findings import What
+from s3backfs.maintenance.left_behind import LONG_GONE_S
+from s3backfs.maintenance.leftover_removals import tidy_removals
+from s3backfs.maintenance.prune import Prune, PruneOptions
+from s3backfs.maintenance.trash import unforget
 from s3backfs.maintenance.verified import VERIFIED_PREFIX
+from tests.crash.machine import MIB
 
-from .place import new_place
+from .place import Place, new_place
 
 pytestmark = pytest.mark.anyio
 
@@ -131,6 +137,96 @@ async def test_what_was_forgotten_is_no_damage(tmp_path: Path) -> None:
     place = await new_place(tmp_path)
     async with place.machine() as machine:
         await machine.catalogue.forget(machine.catalogue.backups[b"spared"])
+    assert (await place.check(STRUCTURE)).damages == []
+
+
+async def _trash_keys(place: Place) -> list[str]:
+    return [key for key in place.store.objects if key.startswith("trash/")]
+
+
+async def _forget(place: Place, name: bytes, *, and_empty: bool = True) -> None:
+    """Forget a backup, and let a prune empty the trash."""
+    async with place.machine() as machine:
+        await machine.catalogue.forget(machine.catalogue.backups[name])
+        await machine.repository.end_lease()
+    if and_empty:
+        async with place.repository() as repository:
+            options = PruneOptions(grace_s=0)
+            await Prune(repository, options, MIB, lambda text: None).run()
+        assert not await _trash_keys(place)
+
+
+async def test_what_was_forgotten_and_pruned_is_no_damage(tmp_path: Path) -> None:
+    """A removal on purpose leaves a note; without it the backup is missing."""
+    place = await new_place(tmp_path)
+    await _forget(place, b"spared")
+    assert (await place.check(STRUCTURE)).damages == []
+    (note,) = [key for key in place.store.objects if key.startswith("removed/")]
+    place.remove(note)
+    (damage,) = (await place.check(STRUCTURE)).damages
+    assert damage.what == What.BACKUP
+
+
+async def test_a_root_that_was_moved_to_the_trash_without_the_key(tmp_path: Path) -> None:
+    """Who only moves objects cannot make a backup look forgotten, before and after a prune."""
+    place = await new_place(tmp_path)
+    key = place.key("backups/", b"spared")
+    await place.store.copy(key, f"trash/1/{key.rpartition('/')[2]}")
+    place.remove(key)
+    (damage,) = (await place.check(STRUCTURE)).damages
+    assert (damage.what, damage.key) == (What.BACKUP, key)
+    assert "trash" in damage.message
+    async with place.repository() as repository:
+        await Prune(repository, PruneOptions(grace_s=0), MIB, lambda text: None).run()
+    (damage,) = (await place.check(STRUCTURE)).damages
+    assert (damage.what, damage.key) == (What.BACKUP, key)
+
+
+async def test_an_old_note_explains_nothing(tmp_path: Path) -> None:
+    """A note from before a backup came back is not believed after the next seal."""
+    place = await new_place(tmp_path)
+    key = place.key("backups/", b"spared")
+    await _forget(place, b"spared", and_empty=False)
+    (note,) = [key for key in place.store.objects if key.startswith("removed/")]
+    kept = place.store.objects[note]
+    async with place.repository() as repository:
+        assert await unforget(repository, [b"spared"], lambda text: None) == ([b"spared"], {})
+    assert note not in place.store.objects
+    await place.fill(b"newest")
+    await place.store.put(note, kept)
+    assert (await place.check(STRUCTURE)).damages == []
+    place.remove(key)
+    (damage,) = (await place.check(STRUCTURE)).damages
+    assert (damage.what, damage.key) == (What.BACKUP, key)
+
+
+@pytest.mark.parametrize("how", ["renamed", "reopened", "replaced"])
+async def test_other_changes_on_purpose_are_no_damage(tmp_path: Path, how: str) -> None:
+    """A backup that has another name now, or is open again, or made way for another, is noted."""
+    place = await new_place(tmp_path)
+    async with place.machine() as machine:
+        backup = machine.catalogue.backups[b"spared"]
+        if how == "reopened":
+            await machine.catalogue.reopen(backup)
+            await machine.catalogue.drop(backup)
+        else:
+            await machine.catalogue.rename(backup, b"renamed")
+        if how == "replaced":
+            await machine.catalogue.rename(machine.catalogue.backups[b"hit"], b"spared")
+        await machine.repository.end_lease()
+    assert (await place.check(STRUCTURE)).damages == []
+
+
+async def test_notes_go_when_nothing_names_what_they_explain(tmp_path: Path) -> None:
+    """A note stays while a sealed backup names the root, and goes a week later."""
+    place = await new_place(tmp_path)
+    await _forget(place, b"spared")
+    keyring, later_ns = place.opened.keyring, time.time_ns() + int((LONG_GONE_S + 60) * 1e9)
+    assert await tidy_removals(place.store, keyring, later_ns) == 0
+    await place.fill(b"newest")
+    await _forget(place, b"hit")
+    assert await tidy_removals(place.store, keyring, time.time_ns()) == 0
+    assert await tidy_removals(place.store, keyring, later_ns) == 1
     assert (await place.check(STRUCTURE)).damages == []
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from s3backfs.errors import S3backfsError
+from s3backfs.errors import FileSystemError, S3backfsError
 from s3backfs.format.refs import Kind
 from s3backfs.maintenance.elsewhere import BucketCopy, Elsewhere, SourceTree
 from s3backfs.maintenance.mending import MendOptions, MendResult, PackRepair
+from s3backfs.maintenance.prune import Prune, PruneOptions
 from s3backfs.repository.packing import pack_id_of
 from s3backfs.repository.tables import load_pack_table
 from s3backfs.store.memory import MemoryStore
+from tests.crash.machine import MIB
 
 from .place import Place, content, large, new_place
 
@@ -79,7 +82,6 @@ async def test_what_is_readable_is_salvaged(tmp_path: Path) -> None:
         with pytest.raises(S3backfsError):
             await machine.read(b"hit", b"large")
     assert await _large(place, b"spared") == large(b"spared")
-    assert not any(name.startswith("prune/") for name in place.store.objects)
 
 
 @pytest.mark.parametrize("is_bundle", [True, False])
@@ -156,6 +158,53 @@ async def test_what_is_lost_is_stored_again(tmp_path: Path, no_delete: bool) -> 
         await machine.sync(b"next")
         await machine.repository.end_lease()
     assert await _large(place, b"next") == large(b"hit")
+
+
+async def _prune(place: Place) -> None:
+    options = PruneOptions(grace_s=0, max_unused=1.0)
+    async with place.repository() as repository:
+        await Prune(repository, options, MIB, lambda text: None).run()
+
+
+@pytest.mark.parametrize("how", ["kept", "deleted", "gone"])
+async def test_a_prune_does_not_let_the_loss_be_referred_to(tmp_path: Path, how: str) -> None:
+    """After a repair and two prunes, contents are stored anew, and no link leads to the loss."""
+    place, key = await _damaged(tmp_path, is_bundle=False)
+    if how == "gone":
+        place.remove(key)
+    assert (await _mend(place, key, options=MendOptions(wait_s=0, no_delete=how == "kept"))).lost
+    await _prune(place)
+    await _prune(place)
+    async with place.machine() as machine:
+        await machine.make_backup(b"next")
+        with pytest.raises(FileSystemError) as refused:
+            await machine.link((b"hit", b"large"), (b"next", b"linked"))
+        assert refused.value.errno_code == errno.EXDEV
+        await machine.write_file(b"next", b"large", data=large(b"hit"))
+        await machine.sync(b"next")
+        await machine.repository.end_lease()
+    assert await _large(place, b"next") == large(b"hit")
+
+
+async def test_the_set_goes_with_the_last_reference_to_the_loss(tmp_path: Path) -> None:
+    """Sets of several repairs become one, and that goes when the backup is gone."""
+    place, key = await _damaged(tmp_path, is_bundle=False)
+    for _ in range(3):
+        await _mend(place, key, options=MendOptions(wait_s=0, no_delete=True))
+    assert len(_sets(place)) == 3
+    await _prune(place)
+    assert len(_sets(place)) == 1
+    async with place.machine() as machine:
+        await machine.catalogue.forget(machine.catalogue.backups[b"hit"])
+        await machine.repository.end_lease()
+    await _prune(place)
+    assert not _sets(place)
+    assert key not in place.store.objects
+    assert (await place.check()).damages == []
+
+
+def _sets(place: Place) -> list[str]:
+    return [name for name in place.store.objects if name.startswith("prune/")]
 
 
 async def test_damage_that_was_met_is_not_deduplicated_against(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Writers, forgets, prunes and readers at once: nothing that is needed is ever deleted.
 
+In half of the runs packs are damaged and repaired meanwhile: what is stored or linked by those who
+have heard of the repair is whole.
+
 PRUNE_RUNS=300 makes that many runs, PRUNE_SEED=17 does that one alone; a failure names its seed.
 """
 
@@ -18,10 +21,12 @@ import trio
 from s3backfs.backup.backup import Backup
 from s3backfs.errors import (
     FileSystemError,
+    IntegrityError,
     LeaseLapsedError,
     OwnershipLostError,
     RepositoryBusyError,
 )
+from s3backfs.maintenance.mending import MendOptions, PackRepair
 from s3backfs.maintenance.prune import Prune, PruneOptions
 from tests.crash.machine import Machine
 from tests.crash.test_crash import make_repeatable, new_repository
@@ -47,17 +52,33 @@ class Known:
     now: Content = field(default_factory=dict)
     acknowledged: Content = field(default_factory=dict)
     unlinked: set[bytes] = field(default_factory=set)
+    tainted: set[bytes] = field(default_factory=set)
+    """Names whose content may have been lost with a damaged pack."""
     is_sealed: bool = False
     is_going: bool = False
     is_gone: bool = False
     is_settling: bool = False
 
+    def content(self, name: bytes) -> bytes:
+        return self.now.get(name) or self.acknowledged.get(name, b"")
+
+
+@dataclass(slots=True)
+class Loss:
+    """A damaged pack, and the writers that may refer to it anew: they have not heard of it."""
+
+    key: str = ""
+    unaware: set[str] = field(default_factory=set)
+    is_mended: bool = False
+
 
 class Play:
     """One run."""
 
-    def __init__(self, world: World, nursery: trio.Nursery) -> None:
+    def __init__(self, world: World, nursery: trio.Nursery, *, has_losses: bool) -> None:
         self.world = world
+        self.loss = Loss()
+        self.has_losses = has_losses
         self.random = world.random
         self.nursery = nursery
         self.writers = [world.participant(f"w{number}") for number in range(3)]
@@ -87,7 +108,8 @@ class Play:
 
     async def _step(self) -> None:
         action = self.random.choices(
-            ["write", "prune", "doze", "crash", "two prunes", "pass"], [180, 12, 4, 3, 3, 6]
+            ["write", "prune", "doze", "crash", "two prunes", "pass", "lose", "repair"],
+            [180, 12, 4, 3, 3, 6, *((4, 8) if self.has_losses else (0, 0))],
         )[0]
         if action == "write":
             writer = self.random.choice(self.writers)
@@ -104,16 +126,20 @@ class Play:
             await self._pass(LEASE_S / 4)
         elif action == "crash":
             await self._crash(self.random.choice(self.writers))
+        elif action == "lose":
+            self._lose()
+        elif action == "repair":
+            self.nursery.start_soon(self._repair, self._killed_after())
 
     def _start(
         self, writer: Participant, work: Callable[[Participant, Machine], Awaitable[None]]
     ) -> None:
         writer.is_busy = True
+        scope = self._scopes[writer.name] = trio.CancelScope()
 
         async def run() -> None:
             machine = writer.machine
-            with trio.CancelScope() as scope:
-                self._scopes[writer.name] = scope
+            with scope:
                 try:
                     if machine is not None:
                         await work(writer, machine)
@@ -146,14 +172,14 @@ class Play:
         ]
         acts: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (2 if len(own) < 2 else 0, lambda: self._make(writer, machine)),
-            (5, lambda: self._hear(machine)),
+            (5, lambda: self._hear(writer, machine)),
             (3, lambda: self._forget(machine)),
         ]
         if own:
             known = self.random.choice(own)
             acts += [
-                (6, lambda: self._add(machine, known)),
-                (4, lambda: self._link(machine, known)),
+                (6, lambda: self._add(writer, machine, known)),
+                (4, lambda: self._link(writer, machine, known)),
                 (2, lambda: self._unlink(machine, known)),
                 (4, lambda: self._checkpoint(machine, known)),
                 (2, lambda: self._seal(machine, known)),
@@ -161,7 +187,7 @@ class Play:
         act = self.random.choices([act for _, act in acts], [weight for weight, _ in acts])[0]
         try:
             await act()
-        except OwnershipLostError:
+        except (OwnershipLostError, RepositoryBusyError):
             pass
         except FileSystemError as error:
             if error.errno_code not in (errno.ESTALE, errno.ENOENT, errno.EXDEV):
@@ -190,13 +216,15 @@ class Play:
         await machine.make_backup(name)
         known.is_settling = False
 
-    async def _add(self, machine: Machine, known: Known) -> None:
+    async def _add(self, writer: Participant, machine: Machine, known: Known) -> None:
         self._backup(machine, known)
         name, content = self._new_name(), self.random.choice(self.contents)
         known.now[name] = content
+        if writer.name in self.loss.unaware:
+            known.tainted.add(name)
         await machine.write_file(known.name, name, data=content)
 
-    async def _link(self, machine: Machine, known: Known) -> None:
+    async def _link(self, writer: Participant, machine: Machine, known: Known) -> None:
         sources = [each for each in self.backups.values() if each.acknowledged and not each.is_gone]
         if not sources:
             return
@@ -204,7 +232,10 @@ class Play:
         old = self.random.choice(sorted(source.acknowledged))
         self._backup(machine, known)
         name, content = self._new_name(), source.acknowledged[old]
+        is_unaware = writer.name in self.loss.unaware
         await machine.link((source.name, old), (known.name, name))
+        if is_unaware or writer.name in self.loss.unaware:
+            known.tainted.add(name)
         known.now[name] = content
         self._count("links")
 
@@ -243,17 +274,22 @@ class Play:
             known.is_gone = True
             self._count("forgets")
 
-    async def _hear(self, machine: Machine) -> None:
+    async def _hear(self, writer: Participant, machine: Machine) -> None:
+        loss, is_mended = self.loss, self.loss.is_mended
         lease = machine.repository.lease
         assert lease is not None
         await lease.renew()
         await machine.catalogue.standing.hear(machine.fs.files.open_nodes)
+        if is_mended:
+            loss.unaware.discard(writer.name)
 
     # -- prunes ------------------------------------------------------------------------------
 
     def _start_prune(self) -> None:
-        kill_after = self.random.choice([None, None, self.random.randrange(1, 400)])
-        self.nursery.start_soon(self._prune, kill_after)
+        self.nursery.start_soon(self._prune, self._killed_after())
+
+    def _killed_after(self) -> int | None:
+        return self.random.choice([None, None, self.random.randrange(1, 400)])
 
     async def _prune(self, kill_after: int | None = None) -> None:
         self.prunes_count += 1
@@ -271,6 +307,9 @@ class Play:
                 self.counts["copied"] = self.counts.get("copied", 0) + result.copied_packs
         except* (RepositoryBusyError, LeaseLapsedError):
             self._count("prunes refused")
+        except* IntegrityError:
+            assert self.loss.key
+            self._count("prunes that met the damage")
         finally:
             self.prunes_count -= 1
 
@@ -278,6 +317,45 @@ class Play:
         for _ in range(after):
             await trio.lowlevel.checkpoint()
         scope.cancel()
+
+    # -- losses and repairs ------------------------------------------------------------------
+
+    def _lose(self) -> None:
+        """Damage a pack; what is there by now may be lost, until all have heard of the repair."""
+        keys = sorted(key for key in self.world.memory.objects if key.startswith("data/"))
+        if not keys or (self.loss.key and self.loss.unaware):
+            return
+        key = self.random.choice(keys)
+        data = bytearray(self.world.memory.objects[key])
+        data[self.random.randrange(len(data) * 9 // 10)] ^= 1
+        self.world.memory.damage(key, bytes(data))
+        self.loss = Loss(key, {writer.name for writer in self.writers})
+        for known in self.backups.values():
+            known.tainted |= {*known.now, *known.acknowledged, *known.unlinked}
+        self._count("losses")
+
+    async def _repair(self, kill_after: int | None = None) -> None:
+        loss = self.loss
+        if not loss.key:
+            return
+        self.prunes_count += 1
+        try:
+            with trio.CancelScope() as scope:
+                if kill_after is not None:
+                    self.nursery.start_soon(self._kill, scope, kill_after)
+                async with self.world.booted(
+                    self.world.new_store(), self.world.new_home()
+                ) as machine:
+                    options = MendOptions(wait_s=0)
+                    repair = PackRepair(machine.repository, options, [], lambda _: None)
+                    await repair.run([loss.key])
+                    await machine.repository.end_lease()
+                loss.is_mended = True
+                self._count("repairs")
+        except* (RepositoryBusyError, LeaseLapsedError):
+            self._count("repairs refused")
+        finally:
+            self.prunes_count -= 1
 
     # -- sleeping and crashing ---------------------------------------------------------------
 
@@ -317,7 +395,10 @@ class Play:
         while writer.is_busy:
             await trio.lowlevel.checkpoint()
         await writer.crash()
+        loss, is_mended = self.loss, self.loss.is_mended
         await self.nursery.start(writer.live)
+        if is_mended:
+            loss.unaware.discard(writer.name)
         assert writer.machine is not None
         await self._adopt(writer, writer.machine)
         writer.is_crashing = False
@@ -333,13 +414,11 @@ class Play:
                 assert known.is_settling
                 known.is_gone = known.is_sealed = True
                 continue
-            found = {
-                path[0]: seen for path, seen in (await machine.picture(known.name)).items() if path
-            }
-            self._compare(known, {name: seen.content for name, seen in found.items()}, "adopt")
+            found = await machine.contents(known.name)
+            self._compare(known, found, "adopt")
             known.is_settling = False
             known.is_sealed = backup.is_sealed
-            known.now = {name: seen.content for name, seen in found.items()}
+            known.now = {name: content or known.content(name) for name, content in found.items()}
             known.acknowledged = dict(known.now)
 
     # -- what must hold ----------------------------------------------------------------------
@@ -354,15 +433,14 @@ class Play:
                 if known.name not in there:
                     assert known.is_going or known.is_settling or known.is_gone, (note, known.name)
                     continue
-                picture = await machine.picture(known.name)
-                found = {path[0]: seen.content for path, seen in picture.items() if path}
-                self._compare(known, found, note)
+                self._compare(known, await machine.contents(known.name), note)
 
-    def _compare(self, known: Known, found: Content, note: str) -> None:
+    def _compare(self, known: Known, found: dict[bytes, bytes | None], note: str) -> None:
         where = f"{note}: backup {known.name!r}"
         for name, content in found.items():
-            expected = known.now.get(name) or known.acknowledged.get(name)
-            if expected is not None:
+            assert content is not None or name in known.tainted, f"{where}: {name!r} is damaged"
+            expected = known.content(name)
+            if expected and content is not None:
                 assert content == expected, f"{where}: {name!r} has another content"
         missing = set(known.acknowledged) - set(found)
         if not known.is_sealed:
@@ -375,10 +453,11 @@ class Play:
             await self._crash(writer)
         for _ in range(5):
             await self._pass(LEASE_S / 4)
+        await self._repair()
         for _ in range(3):
             for writer in self.writers:
                 assert writer.machine is not None
-                await self._hear(writer.machine)
+                await self._hear(writer, writer.machine)
             await self._prune()
         await self._check("the end")
         prune = PruneOptions(grace_s=0, max_unused=1.0, is_dry_run=True)
@@ -399,7 +478,7 @@ async def test_nothing_that_is_needed_is_deleted(
     is_conditional = seed % 2 == 0
     world = World(objects, opened, randomness, tmp_path, enforce_conditions=is_conditional)
     async with trio.open_nursery() as nursery:
-        play = Play(world, nursery)
+        play = Play(world, nursery, has_losses=seed // 2 % 2 == 1)
         await play.run()
         nursery.cancel_scope.cancel()
     print(seed, is_conditional, play.counts)

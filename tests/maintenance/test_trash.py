@@ -45,8 +45,8 @@ async def shelf_of(place: Place) -> Shelf:
 
 async def trash(place: Place, name: bytes) -> None:
     """Forget one backup."""
-    backup = (await shelf_of(place)).backup(name)
-    assert not await forget(place.store, place.opened.keyring, [backup], lambda text: None)
+    keyring, shelf = place.opened.keyring, await shelf_of(place)
+    assert not await forget(place.store, keyring, shelf, [shelf.backup(name)], lambda text: None)
 
 
 async def restore(place: Place, *names: bytes) -> None:
@@ -86,7 +86,7 @@ async def test_a_root_that_was_replaced_stays(place: Place) -> None:
     """Only the root that was decided on goes."""
     held = (await shelf_of(place)).backup(b"hit").held
     with pytest.raises(RepositoryBusyError):
-        await move_to_trash(place.store, place.opened.keyring, held.key, bytes(16))
+        await move_to_trash(place.store, place.opened.keyring, held.key, bytes(16), 0)
     assert held.key in place.store.objects
     assert not objects(place, "trash/")
 
@@ -108,8 +108,9 @@ async def test_a_bad_copy_deletes_nothing(place: Place) -> None:
     """The root stays where it was, unless the copy of it reads the same."""
     held = (await shelf_of(place)).backup(b"hit").held
     store = BadCopies(place.store)
+    nonce = held.root.owner.nonce
     with pytest.raises(IntegrityError):
-        await move_to_trash(store, place.opened.keyring, held.key, held.root.owner.nonce)  # type: ignore[arg-type]
+        await move_to_trash(store, place.opened.keyring, held.key, nonce, 0)  # type: ignore[arg-type]
     assert held.key in place.store.objects
 
 
@@ -211,7 +212,8 @@ async def test_locked_backups_stay(place: Place) -> None:
         choose_named(shelf, [b"spared", b"hit"])
     plan = plan_forget(shelf, ["hit"], Policy(tags=("nothing",)), ())
     assert not plan.going
-    assert await forget(place.store, keyring, [shelf.backup(b"hit")], lambda text: None) == [b"hit"]
+    going = [shelf.backup(b"hit")]
+    assert await forget(place.store, keyring, shelf, going, lambda text: None) == [b"hit"]
     async with place.machine() as machine:
         await machine.catalogue.refresh(is_forced=True)
         with pytest.raises(LockedError):
