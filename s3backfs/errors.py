@@ -136,6 +136,10 @@ class IntegrityError(S3backfsError):
         self.offset = offset
 
 
+class IncompleteError(IntegrityError):
+    """Packs that a backup needs are lost."""
+
+
 # -- store: the bucket answered something else than wanted -----------------------------------
 
 

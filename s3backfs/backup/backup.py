@@ -15,6 +15,7 @@ import trio
 from s3backfs.backup.ahead import FilesAhead
 from s3backfs.backup.checkpoint import run_checkpoint
 from s3backfs.backup.live import SLOT_SHIFT, TOP_INO, LiveNodes
+from s3backfs.backup.losing import LossFinder
 from s3backfs.backup.names import NameTree
 from s3backfs.backup.node import Directory, Node
 from s3backfs.backup.nodes import RepositoryNodes
@@ -23,7 +24,12 @@ from s3backfs.backup.roots import HeldRoot
 from s3backfs.backup.statistics import Tally
 from s3backfs.backup.wandering import Wandering
 from s3backfs.backup.xattrs import with_loaded_xattrs
-from s3backfs.errors import FileSystemError, OwnershipLostError, S3backfsError
+from s3backfs.errors import (
+    FileSystemError,
+    IncompleteError,
+    OwnershipLostError,
+    S3backfsError,
+)
 from s3backfs.format.root import BackupState, Root
 from s3backfs.manifest.entry import Entry
 from s3backfs.manifest.keys import directory_range
@@ -70,6 +76,7 @@ class Backup:
         self.bases: dict[bytes, Backup] = {}
         # Bases that were forgotten or changed while changes were not stored yet.
         self.lost_sources: set[bytes] = set()
+        self.losses = LossFinder(nodes)
         self.change_count = 0
         self.stored_count = 0
         self.last_checkpoint_s = trio.current_time()
@@ -256,7 +263,8 @@ class Backup:
         begun = self._begun
         async with self._checkpoint_lock:
             # Another call's checkpoint, begun after this call was made, did our work too.
-            if self._done > begun or not (self.has_changes or self.held.is_unstored):
+            is_due = self.has_changes or self.held.is_unstored or self.losses.has_news
+            if self._done > begun or not is_due:
                 return
             self._begun += 1
             number = self._begun
@@ -270,7 +278,16 @@ class Backup:
             self.last_checkpoint_s = trio.current_time()
             self.last_checkpoint_ns = time.time_ns()
             # An error that a complete checkpoint has overcome is over.
+            self._note_incomplete()
+
+    def _note_incomplete(self) -> None:
+        """Let the failure say what the stored root says: writers hear of a new loss once."""
+        error = incompleteness(self.root)
+        known = self.failure
+        if error is None or not isinstance(known, IncompleteError) or str(known) != str(error):
             self.failure = None
+            if error is not None:
+                self.fail(error)
 
     @contextmanager
     def noting_loss(self) -> Iterator[None]:
@@ -294,6 +311,7 @@ class Backup:
                 if self.has_changes and self.is_own_open:
                     with self.noting_loss():
                         await run_checkpoint(self, is_frozen=True)
+                    self._note_incomplete()
                 yield
             finally:
                 self.thaw()
@@ -343,6 +361,17 @@ class Backup:
             # Its last close could not hand the bytes over, so letting go was left to us.
             node.content = None
             self.names.release(node)
+
+
+def incompleteness(root: Root) -> IncompleteError | None:
+    """What is wrong with a backup whose packs were lost."""
+    if not root.incomplete:
+        return None
+    first = root.incomplete[0].hex()
+    return IncompleteError(
+        f"the backup is incomplete: {len(root.incomplete)} packs that it needs are lost (one is"
+        f" {first}); write again the files that cannot be read"
+    )
 
 
 def printable(name: bytes) -> str:

@@ -279,6 +279,7 @@ class Catalogue:
         Raises:
             S3backfsError: it could not be stored; it stays open.
         """
+        await self.repository.writer.look_if_old()
         await backup.checkpoint()
         # What others have forgotten meanwhile is not to be named as seen.
         await self.refresh()

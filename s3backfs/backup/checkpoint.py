@@ -10,6 +10,7 @@ last checkpoint. After a failure the captured changes are changes again.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,6 +20,7 @@ from s3backfs.backup.capture import Capture, CapturedNode, capture, give_back, l
 from s3backfs.backup.content_tree import with_merged_extents
 from s3backfs.backup.edits import EditMaker
 from s3backfs.backup.live import TOP_INO
+from s3backfs.backup.losing import store_again
 from s3backfs.backup.names import link_ino
 from s3backfs.backup.patching import PatchingNodes
 from s3backfs.backup.xattrs import with_stored_xattrs
@@ -56,17 +58,20 @@ async def run_checkpoint(backup: Backup, *, is_frozen: bool = False) -> None:
     try:
         run = _Checkpoint(backup, taken)
         top = await run.store_tree()
-        await _store_root(backup, top, taken)
+        found = await run.find_losses(top)
+        await _store_root(backup, found.top, found.lost_packs, taken)
     except BaseException:
         give_back(taken, backup.names)
         backup.stored_count = previous_count
         raise
     # No await from here: the tree and what stands over it change together.
-    backup.tree = Tree(top, backup.nodes.entries)
+    backup.tree = Tree(found.top, backup.nodes.entries)
     backup.generation += 1
     backup.lost_sources -= lost_sources
     land(taken, backup.names)
     run.tell_contents()
+    if found.top is not top:
+        backup.names.read_anew()
 
 
 async def _capture_frozen(backup: Backup) -> tuple[Capture, int]:
@@ -83,7 +88,17 @@ def _capture(backup: Backup) -> Capture:
     return capture(backup.names, backup.tally, backup.wandering)
 
 
-async def _store_root(backup: Backup, top: Top | None, taken: Capture) -> None:
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A tree in which all is stored again that can be, and the packs that it misses."""
+
+    top: Top | None
+    lost_packs: tuple[bytes, ...]
+
+
+async def _store_root(
+    backup: Backup, top: Top | None, lost_packs: tuple[bytes, ...], taken: Capture
+) -> None:
     root = backup.root
     statistics = taken.tally.stored(
         root.statistics,
@@ -97,6 +112,7 @@ async def _store_root(backup: Backup, top: Top | None, taken: Capture) -> None:
         statistics=statistics,
         bases=tuple(sorted({*root.bases, *backup.bases})),
         wandering=taken.wandering,
+        incomplete=lost_packs,
     )
     backup.held = await backup.roots.replace(backup.held, changed)
 
@@ -123,6 +139,24 @@ class _Checkpoint:
         top = await tree.update(maker.edits(self._taken.top))
         await self._repository.writer.barrier()
         return top
+
+    async def find_losses(self, top: Top | None) -> _Checked:
+        """See what of a tree is lost, and store again what is still in memory."""
+        losses = self._repository.losses
+        losses.note(self._backup.root.incomplete)
+        if not losses.version:
+            return _Checked(top, ())
+        losses.look_anew()
+        finder = self._backup.losses
+        if finder.has_news:
+            # One loss seldom comes alone, and what is in memory of the others may yet be saved.
+            await self._repository.writer.look()
+        found = await finder.look(top)
+        mended = await store_again(self._backup.nodes, top, found)
+        if mended is not top:
+            await self._repository.writer.barrier()
+            found = await finder.look(mended)
+        return _Checked(mended, tuple(sorted(found.packs)))
 
     async def _store_xattrs(self) -> None:
         for captured in self._taken.nodes:

@@ -10,16 +10,16 @@ from s3backfs.repository.piece import Piece
 
 
 async def may_refer(nodes: RepositoryNodes, entry: Entry) -> bool:
-    """Whether no place that an entry refers to is condemned.
+    """Whether no place that an entry refers to is condemned, or known to be lost.
 
     Raises:
         IntegrityError: a node of its extent tree is damaged.
     """
-    condemned = nodes.repository.condemned
-    if not (condemned.packs or condemned.tables):
+    condemned, losses = nodes.repository.condemned, nodes.repository.losses
+    if not (condemned.packs or condemned.tables or losses.version):
         return True
     for ref in await _refs(nodes, entry):
-        if not await condemned.allow(ref):
+        if not await condemned.allow(ref) or await losses.is_lost(ref):
             return False
     return True
 

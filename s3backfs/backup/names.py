@@ -336,6 +336,12 @@ class NameTree:
             if node.directory is not None:
                 waiting.extend(child for child in node.directory.children.values() if child)
 
+    def read_anew(self) -> None:
+        """Let the attributes in memory that the manifest holds be read from there again."""
+        for node in list(self._live.by_number.values()):
+            if node.backup is self._backup:
+                self.forget_entry(node)
+
     # -- letting go --------------------------------------------------------------------------
 
     def release(self, node: Node) -> None:

@@ -34,6 +34,10 @@ class PatchingNodes:
         """Hear which nodes a walk will load soon."""
         self._nodes.expect_nodes(refs)
 
+    async def may_stand(self, node: EncodedNode, place: Ref) -> bool:
+        """Whether an equal node may stand for one, see `RepositoryNodes`."""
+        return await self._nodes.may_stand(node, place)
+
     async def store_node(self, node: EncodedNode, base: Ref | None) -> Ref:
         """Store a node, see `RepositoryNodes`."""
         if base is None and node.height == 0:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from s3backfs.cli.mountpoints import list_mounts, locate_backup
 from s3backfs.cli.terminal import note
 from s3backfs.control import call_mount, wire_name
+from s3backfs.errors import IncompleteError
 
 _backup_argument = click.argument(
     "path", metavar="MOUNTPOINT/NAME", type=click.Path(path_type=Path)
@@ -24,7 +26,10 @@ def seal(path: Path) -> None:
     Examples:
       s3backfs seal /mnt/backups/web1-monday
     """
-    _ask(path, "seal")
+    result = _ask(path, "seal")
+    if result.get("incomplete"):
+        note(f"sealed as incomplete: {result.get('error', '')}")
+        raise SystemExit(IncompleteError.exit_code)
 
 
 @click.command()
@@ -39,7 +44,7 @@ def reopen(path: Path) -> None:
     _ask(path, "reopen")
 
 
-def _ask(path: Path, verb: str) -> None:
+def _ask(path: Path, verb: str) -> dict[str, Any]:
     mount, name = locate_backup(path, list_mounts())
     args = {"name": wire_name(name)}
-    call_mount(mount.mountpoint, verb, args, note, owner_uid=mount.owner_uid)
+    return call_mount(mount.mountpoint, verb, args, note, owner_uid=mount.owner_uid)

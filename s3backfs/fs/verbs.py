@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from s3backfs.backup.backup import Backup, printable
+from s3backfs.backup.backup import Backup, incompleteness, printable
 from s3backfs.errors import FileSystemError, OwnershipLostError, RepositoryError, S3backfsError
 from s3backfs.fs.filesystem import FileSystem
 from s3backfs.store.counting import Traffic
@@ -206,6 +206,7 @@ async def finish_backups(filesystem: FileSystem, *, keep_open: bool, torn: set[b
             "wrote since then is not in S3"
         )
         result.exit_code = OwnershipLostError.exit_code
+    await filesystem.repository.writer.look_if_old()
     for backup in filesystem.catalogue.own_open():
         name = printable(backup.name)
         had_failed = backup.failure is not None
@@ -218,6 +219,9 @@ async def finish_backups(filesystem: FileSystem, *, keep_open: bool, torn: set[b
                     f"backup {name} stays open: an earlier mount did not complete it, and nothing "
                     "was written to it since; write what is missing, or seal it as it is"
                 )
+            elif (incomplete := incompleteness(backup.root)) is not None:
+                result.warnings.append(f"backup {name} stays open: {incomplete}")
+                result.exit_code = incomplete.exit_code
             elif backup.id in torn or had_failed:
                 why = "an error" if had_failed else "a file open for writing"
                 result.warnings.append(f"backup {name} stays open: it had {why}")

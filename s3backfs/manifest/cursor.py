@@ -32,6 +32,9 @@ class NodeStore(Protocol):
     def expect_nodes(self, refs: Sequence[Ref]) -> None:
         """Hear which nodes a walk will load soon."""
 
+    async def may_stand(self, node: EncodedNode, place: Ref) -> bool:
+        """Say whether an equal node that was stored before leads to all that this one leads to."""
+
     async def store_node(self, node: EncodedNode, base: Ref | None) -> Ref:
         """Keep a node, perhaps as a patch of `base`, and say where; an equal one may be found."""
 

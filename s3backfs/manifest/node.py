@@ -61,6 +61,8 @@ class EncodedNode:
     id: bytes
     data: bytes
     entry_count: int
+    packs: tuple[bytes, ...] = ()
+    """The packs that its sources lie in."""
 
 
 class Node(Generic[V]):
@@ -126,6 +128,7 @@ def encode_node(
         id=logical_id(b"node" + preimage),
         data=encoder.encode(NodeWire(kind, height, packs, rows, body)),
         entry_count=_entry_count(values),
+        packs=tuple(pack_id for pack_id, _ in packs),
     )
 
 

@@ -262,12 +262,13 @@ class _RunWriter(Generic[V]):
 
     async def _store(self, last_key: bytes, node: EncodedNode) -> None:
         base = self._base(last_key)
-        if base is not None and base.id == node.id:
+        store = self._nodes.store
+        if base is not None and base.id == node.id and await store.may_stand(node, base):
             ref = base
         else:
             # What could not be read again must fail now, while its content is still at hand.
             self._nodes.decode(node.data)
-            ref = await self._nodes.store.store_node(node, base)
+            ref = await store.store_node(node, base)
         self._children.append((last_key, Child(ref, node.entry_count)))
 
     def _base(self, last_key: bytes) -> Ref | None:

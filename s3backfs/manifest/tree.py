@@ -162,13 +162,13 @@ class Tree(Generic[V]):
     async def _made_top(self, node: EncodedNode, child: Child | None) -> Top:
         if len(node.data) <= self._nodes.inline_top_max_bytes:
             return Top(node.height, None, node.data, node.entry_count)
-        base = self.top.ref if self.top is not None else None
+        base, store = self.top.ref if self.top is not None else None, self._nodes.store
         if child is not None:
             ref = child.ref
-        elif base is not None and base.id == node.id:
+        elif base is not None and base.id == node.id and await store.may_stand(node, base):
             ref = base
         else:
-            ref = await self._nodes.store.store_node(node, base)
+            ref = await store.store_node(node, base)
         return Top(node.height, ref, None, node.entry_count)
 
     def _encoded(self, node: Node[Any]) -> EncodedNode:

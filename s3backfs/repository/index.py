@@ -55,6 +55,7 @@ class ChunkIndex:
         self._added: set[bytes] = set()
         self._shunned: frozenset[bytes] = frozenset()
         self._damaged: Set[tuple[bytes, int]] = frozenset()
+        self._gone: Set[bytes] = frozenset()
 
     def close(self) -> None:
         """Close the file."""
@@ -71,6 +72,10 @@ class ChunkIndex:
                 if known is None or ref.pack_id < known.pack_id:
                     found[ref.id] = ref
         return found
+
+    def places(self, content_id: bytes) -> list[Ref]:
+        """Find every place of one content."""
+        return sorted(self._look_up([content_id]), key=lambda ref: ref.pack_id)
 
     def _look_up(self, ids: Sequence[bytes]) -> list[Ref]:
         # Only a few lengths of statements, so that SQLite need not parse them again.
@@ -97,7 +102,8 @@ class ChunkIndex:
 
     def is_usable(self, pack_id: bytes) -> bool:
         """Whether contents may refer to a pack: it is there, and not condemned."""
-        return pack_id in self._trusted and pack_id not in self._shunned
+        is_there = pack_id in self._trusted and pack_id not in self._gone
+        return is_there and pack_id not in self._shunned
 
     def is_shunned(self, pack_id: bytes) -> bool:
         """Whether a pack is condemned."""
@@ -132,9 +138,9 @@ class ChunkIndex:
         with self._lock:
             self._shunned = self._shunned.union(pack_ids)
 
-    def heed_damage(self, frames: Set[tuple[bytes, int]]) -> None:
-        """Never answer with these frames (pack id, offset); `frames` may grow at any time."""
-        self._damaged = frames
+    def heed_damage(self, frames: Set[tuple[bytes, int]], packs: Set[bytes]) -> None:
+        """Never answer with these frames (pack id, offset) and packs; both may grow at any time."""
+        self._damaged, self._gone = frames, packs
 
     # -- following the store, for `refresh` ----------------------------------------------------
 

@@ -104,7 +104,9 @@ class Reader:
         self._ahead_count = 0
         self._logged: set[tuple[str, int]] = set()
         self.damaged: set[tuple[bytes, int]] = set()
-        """Packs and offsets of frames that could not be read, for whoever deduplicates."""
+        """Packs and offsets of frames that did not open, for whoever deduplicates."""
+        self.gone: set[bytes] = set()
+        """Packs that were not there, and of which something that was wanted was moved nowhere."""
         self._exit = AsyncExitStack()
 
     async def __aenter__(self) -> Reader:
@@ -135,6 +137,13 @@ class Reader:
     async def read_chunk(self, ref: Ref) -> bytes | memoryview:
         """Read the whole chunk that a content is in, see `read`."""
         return await self._range(Kind.DATA, ref, 0, ref.chunk_length)
+
+    def peek(self, ref: Ref) -> memoryview | None:
+        """A whole content, if its chunk is in memory."""
+        plain = self._chunks.get(frame_of(Kind.DATA, ref))
+        if plain is None:
+            return None
+        return memoryview(plain)[ref.slice_offset : ref.slice_offset + ref.slice_length]
 
     def prefetch(self, refs: Iterable[Ref]) -> None:
         """Read contents ahead in the background, in this order, as far as the limits allow.
@@ -228,9 +237,12 @@ class Reader:
             raise
 
     def _note_damage(self, ref: Ref, error: IntegrityError) -> None:
-        self.damaged.add((ref.pack_id, ref.pack_offset))
         # It may be the base of a patch, or the place that a content was moved to.
         pack_id = pack_id_of(error.key)
+        if isinstance(error, PackGoneError):
+            self.gone.update({ref.pack_id, pack_id or ref.pack_id})
+            return
+        self.damaged.add((ref.pack_id, ref.pack_offset))
         if pack_id is not None:
             self.damaged.add((pack_id, error.offset))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from s3backfs.repository.local_state import (
     check_pin,
     is_one_finishing,
 )
+from s3backfs.repository.losses import Losses
 from s3backfs.repository.opening import OpenedRepository
 from s3backfs.repository.piece import Piece
 from s3backfs.repository.reader import Caches, PackGoneError, Reader, ReaderLimits
@@ -82,6 +83,9 @@ class Repository:
         self.condemned = condemned
         self._index = index
         self.proof = proof
+        self.losses = Losses(
+            store, keyring, frames=reader.damaged, packs=(reader.gone, writer.missing)
+        )
 
     async def end_lease(self) -> None:
         """Say that this writer is gone; call it when everything is stored."""
@@ -133,12 +137,25 @@ class Repository:
                 self.forget_packs([content.pack_id])
             raise
 
-    async def store_node(self, node_id: bytes, plain: bytes, base: Ref | None) -> Ref:
+    async def store_node(
+        self,
+        node_id: bytes,
+        plain: bytes,
+        base: Ref | None,
+        may_stand: Callable[[Sequence[Ref]], Awaitable[Ref | None]] | None = None,
+    ) -> Ref:
         """Store a manifest node once, as a patch of `base` where that is smaller.
+
+        `may_stand` chooses among the known places of an equal node; without it any is taken.
 
         Raises:
             S3backfsError: it could not be stored.
         """
+        places = await self.writer.find_node(node_id)
+        if places:
+            known = places[0] if may_stand is None else await may_stand(places)
+            if known is not None and self.writer.take_node(node_id, known):
+                return known
         base_plain = None
         if base is not None:
             base_plain = await self.reader.read_node_bytes(base)
@@ -202,7 +219,7 @@ async def open_for_mount(
                 spare_bytes=options.memory_bytes // 4,
             )
             async with Reader(store, keyring, caches, writer, limits) as reader:
-                index.heed_damage(reader.damaged)
+                index.heed_damage(reader.damaged, reader.gone)
                 lease = None
                 if identity is not None:
                     lease = WriterLease(

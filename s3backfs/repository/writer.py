@@ -87,6 +87,10 @@ class Writer:
         self.progress = Progress()
         self.referred: set[bytes] = set()
         """The packs that contents were given places in, for whoever clears it."""
+        self.written: set[bytes] = set()
+        """The packs that this mount has begun."""
+        self.missing: set[bytes] = set()
+        """Packs of `written` and `referred` that a listing did not show."""
         self.budget = ByteBudget(options.memory_bytes)
         self.failure: S3backfsError | None = None
         self._store = store
@@ -134,9 +138,10 @@ class Writer:
         now_s = trio.current_time()
         if self._has_learned.is_set() and now_s - self._looked_s >= LOOK_EVERY_S:
             self._has_learned = trio.Event()
-            self._nursery.start_soon(self._look)
+            self._nursery.start_soon(self.look)
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """List the packs; that it cannot be done is logged only."""
         try:
             await self._refresh_index()
         except S3backfsError as error:
@@ -145,8 +150,20 @@ class Writer:
 
     async def _refresh_index(self) -> None:
         async with self._refreshing:
+            under_way = set(self._packs)
             await refresh(self._store, self._keyring, self._index)
             self._looked_s = trio.current_time()
+            used = (self.written | self.referred) - under_way - set(self._packs)
+            self.missing.update(
+                pack_id
+                for pack_id in used
+                if not (self._index.is_shunned(pack_id) or self._index.is_usable(pack_id))
+            )
+
+    async def look_if_old(self) -> None:
+        """List the packs again if the last listing is old, so that `missing` is of now."""
+        if trio.current_time() - self._looked_s >= LOOK_EVERY_S:
+            await self.look()
 
     def shun(self, pack_ids: Collection[bytes]) -> None:
         """Give nothing a place in these packs any more: they are condemned."""
@@ -362,18 +379,26 @@ class Writer:
         self.progress.deduplicated_bytes += known.piece.length
         self.budget.release(known.piece.length)
 
+    async def find_node(self, node_id: bytes) -> list[Ref]:
+        """Every known place of a manifest node; who takes one calls `take_node` at once."""
+        await self._has_learned.wait()
+        return self._node_places(node_id)
+
+    def _node_places(self, node_id: bytes) -> list[Ref]:
+        known = self._fresh.get(node_id)
+        return self._index.places(node_id) if known is None else [known]
+
+    def take_node(self, node_id: bytes, place: Ref) -> bool:
+        """Refer to a known place of a node; False where that may not be done any more."""
+        if place not in self._node_places(node_id):
+            return False
+        self.referred.add(place.pack_id)
+        return True
+
     async def store_node(
         self, node_id: bytes, plain: bytes, base: Ref | None, base_plain: bytes | None
     ) -> Ref:
-        """Store a manifest node, as a patch of its base where that is smaller, and give its place.
-
-        An equal node that is in the repository already is taken instead.
-        """
-        await self._has_learned.wait()
-        known = self._fresh.get(node_id) or self._index.lookup([node_id]).get(node_id)
-        if known is not None:
-            self.referred.add(known.pack_id)
-            return known
+        """Store a manifest node, as a patch of its base where that is smaller; return its place."""
         body = await self._in_thread(compress, plain, self._options.level or 1)
         patch = None
         if base is not None and self._index.is_shunned(base.pack_id):
@@ -449,6 +474,7 @@ class Writer:
         upload = PackUpload(self._store, OpenPack(kind, pack_id, cipher, capacity), self._nursery)
         self._packs[pack_id] = self._current[kind] = upload
         self.referred.add(pack_id)
+        self.written.add(pack_id)
         return upload
 
     def _close_pack(self, upload: PackUpload) -> None:

@@ -56,6 +56,9 @@ class MemoryNodes:
     def expect_nodes(self, refs: Sequence[Ref]) -> None:
         """Nothing takes time here."""
 
+    async def may_stand(self, node: EncodedNode, place: Ref) -> bool:
+        return True
+
     async def store_node(self, node: EncodedNode, base: Ref | None) -> Ref:
         self.stored.append((node, base))
         self.data[node.id] = node.data
