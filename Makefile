@@ -39,7 +39,7 @@ test-model: $(STAMP)
 # The contract of stores, doctor and mounts on a Ceph of one's own: two minutes.
 test-ceph: $(STAMP)
 	sh contrib/install-ceph.sh
-	TEST_CEPH=1 $(BIN)/pytest -k 'ceph or gateway' tests/store tests/cli/test_doctor.py \
+	TEST_CEPH=1 $(BIN)/pytest --basetemp "$$(mktemp -d /tmp/s3b.XXXXXX)" -k 'ceph or gateway' tests/store tests/cli/test_doctor.py \
 	    tests/mount/test_ceph.py
 
 # The same on LocalStack, which verifies every checksum; it gets an environment of its own.

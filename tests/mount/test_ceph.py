@@ -113,9 +113,9 @@ def test_encryption_by_the_server(ceph: Ceph, tmp_path: Path) -> None:
     wrong.write_bytes(os.urandom(32))
     customer = ("--sse-c-key-file", str(right))
     managed = ("--sse", f"aws:kms:{KMS_KEY}")
-    for options in (customer, managed):
-        machine = machine_at(tmp_path / options[0][2:], ceph.server, bucket)
-        machine.url += options[0][2:]
+    for name, options in (("c", customer), ("k", managed)):
+        machine = machine_at(tmp_path / name, ceph.server, bucket)
+        machine.url += name
         machine.run("init", *options)
         data = os.urandom(12 << 20)
         with machine.mounted(*options) as mount:
@@ -126,7 +126,7 @@ def test_encryption_by_the_server(ceph: Ceph, tmp_path: Path) -> None:
         machine.run("delete", "monday", *options)
         machine.run("unforget", "monday", *options)
         assert "monday" in machine.run("list", *options).stdout
-    machine.url = f"s3://{bucket}/prefixsse-c-key-file"
+    machine.url = f"s3://{bucket}/prefixc"
     refusals = [
         (("list", "--sse-c-key-file", str(wrong)), "by --sse-c-key-file"),
         (("list",), "by --sse-c-key-file"),
