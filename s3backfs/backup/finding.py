@@ -22,12 +22,12 @@ from s3backfs.errors import (
     IntegrityError,
     ObjectMissingError,
     S3backfsError,
-    StoreError,
     UnsupportedFormatError,
 )
 from s3backfs.format.keys import Keyring
 from s3backfs.format.root import BackupState
 from s3backfs.store.base import Listed, Store
+from s3backfs.store.together import open_together
 
 log = logging.getLogger(__name__)
 
@@ -44,23 +44,20 @@ class Found:
 
 
 async def list_roots(store: Store, keyring: Keyring) -> dict[bytes, Found]:
-    """Every backup's root in the store; a sealed one wins over an open one of the same name."""
+    """Every backup's root in the store; a sealed one wins over an open one of the same name.
+
+    Raises:
+        StoreError: the store would not list.
+    """
     found: dict[bool, list[Found]] = {False: [], True: []}
 
-    errors: list[StoreError] = []
-
     async def list_one(prefix: str, is_sealed: bool) -> None:
-        try:
-            async for page in store.list(prefix):
-                found[is_sealed].extend(_found(keyring, prefix, page, is_sealed))
-        except StoreError as error:
-            errors.append(error)
+        async for page in store.list(prefix):
+            found[is_sealed].extend(_found(keyring, prefix, page, is_sealed))
 
-    async with trio.open_nursery() as nursery:
+    async with open_together() as nursery:
         nursery.start_soon(list_one, OPEN_PREFIX, False)
         nursery.start_soon(list_one, SEALED_PREFIX, True)
-    if errors:
-        raise errors[0]
     return {entry.name: entry for entry in [*found[False], *found[True]]}
 
 
@@ -104,7 +101,11 @@ async def look_for(store: Store, keyring: Keyring, name: bytes) -> dict[bytes, F
 async def load_all(
     store: Store, keyring: Keyring, found: Iterable[Found]
 ) -> list[tuple[Found, HeldRoot | S3backfsError]]:
-    """Read many roots, several at once; an error stands in the place of its root."""
+    """Read many roots, several at once; what is wrong with a root stands in its place.
+
+    Raises:
+        StoreError: the store would not give one of them.
+    """
     results: list[tuple[Found, HeldRoot | S3backfsError]] = []
     limiter = trio.CapacityLimiter(ROOTS_AT_ONCE)
 
@@ -115,7 +116,7 @@ async def load_all(
             except (ObjectMissingError, IntegrityError, UnsupportedFormatError) as error:
                 results.append((entry, error))
 
-    async with trio.open_nursery() as nursery:
+    async with open_together() as nursery:
         for entry in found:
             nursery.start_soon(load_one, entry)
     return results

@@ -27,6 +27,7 @@ from s3backfs.format.keys import Keyring
 from s3backfs.format.root import Root
 from s3backfs.format.tag import Tag, decode_tag, encode_tag
 from s3backfs.store.base import Store
+from s3backfs.store.together import open_together
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ async def _load(store: Store, keyring: Keyring, prefix: str) -> dict[bytes, dict
                 value = await _load_value(store, keyring, key)
                 found.setdefault(backup_id, {})[name] = value
 
-    async with trio.open_nursery() as nursery:
+    async with open_together() as nursery:
         async for page in store.list(prefix):
             for listed in page:
                 place = _place(keyring, listed.key)

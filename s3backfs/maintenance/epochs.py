@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-import trio
-
 from s3backfs.errors import IntegrityError, ObjectMissingError, UnsupportedFormatError
 from s3backfs.format.keys import Keyring
 from s3backfs.format.pack import FOOTER_BYTES, decode_footer
@@ -14,6 +12,7 @@ from s3backfs.format.segment import decode_segment
 from s3backfs.maintenance.survey import PackListed, list_packs
 from s3backfs.repository.index_sync import SEGMENT_PREFIX
 from s3backfs.store.base import Store
+from s3backfs.store.together import open_together
 
 FOOTERS_AT_ONCE = 16
 
@@ -71,7 +70,7 @@ async def _read_footers(store: Store, packs: Collection[PackListed]) -> dict[byt
             except (ObjectMissingError, IntegrityError, UnsupportedFormatError):
                 continue
 
-    async with trio.open_nursery() as nursery:
+    async with open_together() as nursery:
         for _ in range(min(FOOTERS_AT_ONCE, len(packs))):
             nursery.start_soon(work)
     return found

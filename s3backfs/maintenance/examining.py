@@ -30,6 +30,7 @@ from s3backfs.store.capabilities import (
     Verdict,
     try_out,
 )
+from s3backfs.store.together import open_together
 
 if TYPE_CHECKING:
     from s3backfs.store.s3_capabilities import S3Trials
@@ -168,7 +169,7 @@ async def _speed(store: Store, prefix: str, connections: int, level_bytes: int) 
 
 
 async def _all(acts: Sequence[Callable[[], Awaitable[object]]]) -> None:
-    async with trio.open_nursery() as nursery:
+    async with open_together() as nursery:
         for act in acts:
             nursery.start_soon(act)
 
