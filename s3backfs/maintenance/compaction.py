@@ -34,6 +34,9 @@ from s3backfs.store.base import Condition, IfAbsent, IfMatch
 
 log = logging.getLogger(__name__)
 
+AHEAD_COUNT = 32
+"""So many contents are read ahead, which lie near each other: few requests for them."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -70,15 +73,24 @@ class Compaction:
         contents = await load_pack_table(
             repository.store, repository.keyring, pack.kind, pack.pack_id, pack.length_bytes
         )
-        rows = {row.offset: row for row in contents.rows}
+        wanted = list(self._wanted(pack, contents))
         parts: list[_Part] = []
+        for number, (row, found) in enumerate(wanted):
+            if contents.kind == Kind.DATA and number % (AHEAD_COUNT // 2) == 0:
+                ahead = wanted[number : number + AHEAD_COUNT]
+                repository.prefetch([_ref(contents, *each) for each in ahead])
+            parts.append(await self._copy_range(contents, row, found))
+        return parts
+
+    def _wanted(self, pack: PackListed, contents: PackContents) -> Iterator[tuple[PackRow, Range]]:
+        """What of a pack is alive, in the order of the places, with the rows of its table."""
+        rows = {row.offset: row for row in contents.rows}
         marked = groupby(self._marks.ranges(pack.pack_id), key=lambda found: found.pack_offset)
         for offset, ranges in marked:
             row = rows.get(offset)
             if row is None:
                 raise IntegrityError("the pack's table lacks a frame", key=pack.key, offset=offset)
-            parts += [await self._copy_range(contents, row, found) for found in _disjoint(ranges)]
-        return parts
+            yield from ((row, found) for found in _disjoint(ranges))
 
     async def _copy_range(self, contents: PackContents, row: PackRow, found: Range) -> _Part:
         ref = _ref(contents, row, found)

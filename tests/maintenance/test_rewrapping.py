@@ -33,7 +33,7 @@ def rotate(place: Place) -> None:
 
 async def prune(place: Place, options: PruneOptions = REWRAP) -> PruneResult:
     async with place.repository() as repository:
-        return await Prune(repository, options, 64 * MIB, lambda text: None).run()
+        return await Prune(repository, options, 64 * MIB, lambda *_: None).run()
 
 
 async def pictures(place: Place) -> dict[bytes, Picture]:
@@ -165,3 +165,15 @@ async def test_counting_without_a_rotation(tmp_path: Path) -> None:
     total_bytes = sum(len(place.store.objects[key]) for key in packs)
     assert uses == (EpochUse(0, len(packs), total_bytes),)
     assert recording.count("get") == 0
+
+
+async def test_what_lies_side_by_side_comes_at_once(tmp_path: Path) -> None:
+    """Copying takes two requests for each pack of a few MiB: its table, and its contents."""
+    place = await new_place(tmp_path)
+    rotate(place)
+    recording = Recording(place.store)
+    done = await prune(replace_store(place, WrappedStore(place.store, recording)))
+    read = [each.key for each in recording.requests if each.verb == "get"]
+    packs = {key for key in read if key.startswith("data/")}
+    assert done.rewrapped_packs > len(packs) == 2
+    assert sum(key in packs for key in read) == 2 * len(packs)
