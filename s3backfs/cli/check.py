@@ -11,7 +11,8 @@ import click
 
 from s3backfs.cli.options import DURATION, store_config, store_options, url_argument
 from s3backfs.cli.passphrase import prompt_passphrase, take_passphrase
-from s3backfs.cli.terminal import format_bytes, print_json, printable, reporting
+from s3backfs.cli.progress import quiet_option, reporting
+from s3backfs.cli.terminal import format_bytes, print_json, printable
 from s3backfs.config import StoreConfig, parse_size
 from s3backfs.control import wire_name
 from s3backfs.errors import ConfigurationError, IntegrityError
@@ -51,6 +52,7 @@ def parse_amount(value: str) -> tuple[float, int | None]:
     help="Do not read again what was read within this time: to go on after an interruption.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@quiet_option
 @store_options
 def check(url: str, names: tuple[str, ...], as_json: bool, **params: Any) -> int:
     """Look whether all that backups need is there, and is what was written.

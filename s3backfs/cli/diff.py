@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s3backfs.cli.finding import entry_as_json, type_mark
-from s3backfs.cli.keeping import Report, run_reading, split_url
+from s3backfs.cli.keeping import run_reading, split_url
 from s3backfs.cli.options import store_config, store_options
+from s3backfs.cli.progress import quiet_option
 from s3backfs.cli.terminal import print_json, printable
 from s3backfs.control import wire_name
 
 if TYPE_CHECKING:
     from s3backfs.maintenance.comparing import Changed
+    from s3backfs.reporting import Report
     from s3backfs.repository.repository import Repository
 
 _MARKS = {"added": "+", "removed": "-", "content": "M", "metadata": "m"}
@@ -24,6 +26,7 @@ _MARKS = {"added": "+", "removed": "-", "content": "M", "metadata": "m"}
 @click.command
 @click.argument("words", nargs=-1, metavar="URL OLD NEW [PATH]")
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
+@quiet_option
 @store_options
 def diff(words: tuple[str, ...], as_json: bool, **params: Any) -> int:
     """Say what differs between two backups, or below one path of them.
@@ -42,8 +45,8 @@ def diff(words: tuple[str, ...], as_json: bool, **params: Any) -> int:
         raise click.UsageError("give two backups, and at most one PATH")
 
     async def act(repository: Repository, report: Report) -> list[Changed]:
+        from s3backfs.backup.paths import split_path
         from s3backfs.maintenance.comparing import Comparison
-        from s3backfs.maintenance.paths import split_path
         from s3backfs.maintenance.shelf import load_shelf
 
         shelf = await load_shelf(repository.store, repository.keyring)
@@ -53,7 +56,7 @@ def diff(words: tuple[str, ...], as_json: bool, **params: Any) -> int:
         async with aclosing(Comparison(repository, old, new, path).changes()) as changes:
             async for changed in changes:
                 found.append(changed)
-                report(f"{len(found)} differences")
+                report(f"comparing: {len(found)} differences")
         return sorted(found, key=lambda changed: changed.path.split(b"/"))
 
     found = run_reading(url, store_config(params), act)

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s3backfs.cli.finding import VERSION_HEADERS, moment_option, version_as_json, version_row
-from s3backfs.cli.keeping import Report, run_reading, split_url
+from s3backfs.cli.keeping import run_reading, split_url
 from s3backfs.cli.options import store_config, store_options
+from s3backfs.cli.progress import quiet_option
 from s3backfs.cli.terminal import print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from s3backfs.maintenance.finding_paths import Version
+    from s3backfs.backup.versions import Version
+    from s3backfs.reporting import Report
     from s3backfs.repository.repository import Repository
 
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--in", "backups", multiple=True, metavar="NAME", help="Only in these; a pattern.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@quiet_option
 @store_options
 def find(
     words: tuple[str, ...],

@@ -16,7 +16,7 @@ from s3backfs.control import wire_name
 from s3backfs.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from s3backfs.maintenance.finding_paths import Version
+    from s3backfs.backup.versions import Version
     from s3backfs.manifest.entry import Entry
 
 VERSION_HEADERS = ("path", ">size", "changed", ">backups", "first", "last")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s3backfs.cli.keeping import Report, as_names, run_maintaining, run_on_store, split_url
+from s3backfs.cli.keeping import as_names, run_maintaining, run_on_store, split_url
 from s3backfs.cli.options import DURATION, store_config, store_options
+from s3backfs.cli.progress import quiet_option
 from s3backfs.cli.terminal import format_time, note, print_json, print_table, printable
 from s3backfs.control import wire_name
 from s3backfs.errors import ConfigurationError, S3backfsError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from s3backfs.maintenance.forgetting import ForgetPlan
     from s3backfs.maintenance.policy import Decision, Policy
     from s3backfs.maintenance.trash import Trashed
+    from s3backfs.reporting import Report
     from s3backfs.repository.repository import Repository
     from s3backfs.store.base import Store
 
@@ -79,6 +81,7 @@ def _group_keys(_context: click.Context, _option: click.Parameter, value: str) -
 @click.option("--force", is_flag=True, help="Forget more than --max-share.")
 @click.option("--dry-run", is_flag=True, help="Say what would go; change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@quiet_option
 @store_options
 def forget(words: tuple[str, ...], **params: Any) -> int:
     """Move backups that no rule keeps to the trash.
@@ -198,6 +201,7 @@ def _plan_as_json(plan: ForgetPlan, spared: Sequence[bytes], *, is_dry_run: bool
 @click.argument("words", nargs=-1, metavar="URL NAME...")
 @click.option("--dry-run", is_flag=True, help="Say what would go; change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@quiet_option
 @store_options
 def delete(words: tuple[str, ...], as_json: bool, dry_run: bool, **params: Any) -> int:
     """Move single sealed backups to the trash.
@@ -239,6 +243,7 @@ def delete(words: tuple[str, ...], as_json: bool, dry_run: bool, **params: Any) 
 @click.argument("words", nargs=-1, metavar="URL [NAME]...")
 @click.option("--list", "only_list", is_flag=True, help="Show what is in the trash.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@quiet_option
 @store_options
 def unforget(words: tuple[str, ...], only_list: bool, as_json: bool, **params: Any) -> int:
     """Bring forgotten backups back from the trash: those named, or all.

@@ -10,8 +10,9 @@ import click
 
 from s3backfs.cli.options import URL_VARIABLE
 from s3backfs.cli.passphrase import passphrase_reader, prompt_passphrase, take_passphrase
-from s3backfs.cli.terminal import reporting
+from s3backfs.cli.progress import reporting
 from s3backfs.config import StoreConfig
+from s3backfs.reporting import Report
 from s3backfs.store.location import parse_url
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from s3backfs.store.base import Store
 
 T = TypeVar("T")
-Report = Callable[[str], None]
 
 
 def split_url(words: Sequence[str], usage: str) -> tuple[str, tuple[str, ...]]:

@@ -11,7 +11,8 @@ import click
 
 from s3backfs.cli.options import DURATION, SIZE, store_config, store_options, url_argument
 from s3backfs.cli.passphrase import prompt_passphrase, take_passphrase
-from s3backfs.cli.terminal import format_bytes, print_json, reporting
+from s3backfs.cli.progress import quiet_option, reporting
+from s3backfs.cli.terminal import format_bytes, print_json
 from s3backfs.config import StoreConfig
 from s3backfs.store.location import parse_url
 
@@ -55,6 +56,7 @@ def _percentage(value: str) -> float:
 @click.option("--dry-run", is_flag=True, help="Say what would go; change nothing.")
 @click.option("--no-delete", is_flag=True, help="Condemn only: for buckets under Object Lock.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@quiet_option
 @store_options
 def prune(url: str, as_json: bool, **params: Any) -> int:
     """Reclaim what no backup refers to any more; mounts may write and read meanwhile.

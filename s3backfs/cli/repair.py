@@ -14,8 +14,9 @@ import click
 
 from s3backfs.cli.options import DURATION, store_config, store_options, url_argument
 from s3backfs.cli.passphrase import prompt_passphrase, take_passphrase
+from s3backfs.cli.progress import quiet_option, reporting
 from s3backfs.cli.prune import PENDING_EXIT_CODE
-from s3backfs.cli.terminal import print_json, printable, reporting
+from s3backfs.cli.terminal import print_json, printable
 from s3backfs.config import StoreConfig
 from s3backfs.errors import ConfigurationError, IntegrityError
 from s3backfs.store.location import parse_url
@@ -41,6 +42,7 @@ def repair() -> None:
 @repair.command("index")
 @url_argument
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@quiet_option
 @store_options
 def index(url: str, as_json: bool, **params: Any) -> int:
     """Rebuild the index from the packs themselves.
@@ -99,6 +101,7 @@ async def _repair_index(url: str, store: StoreConfig) -> ReindexResult:
 )  # fmt: skip
 @click.option("--no-delete", is_flag=True, help="Leave the packs: for buckets under Object Lock.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@quiet_option
 @store_options
 def pack(packs: tuple[str, ...], url: str, as_json: bool, **params: Any) -> int:
     """Copy what is readable in damaged packs, or is found elsewhere, and remove the packs.
@@ -189,6 +192,7 @@ def _print_mended(result: MendResult) -> None:
 @click.argument("name")
 @url_argument
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@quiet_option
 @store_options
 def backup(name: str, url: str, as_json: bool, **params: Any) -> int:
     """Make NAME-repaired of all names of a backup that can still be read; NAME itself stays.

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s3backfs.cli.keeping import Report, run_reading, split_url
+from s3backfs.cli.keeping import run_reading, split_url
 from s3backfs.cli.options import store_config, store_options
+from s3backfs.cli.progress import quiet_option
 from s3backfs.cli.terminal import format_bytes, print_json, print_table, printable
 from s3backfs.control import wire_name
 
 if TYPE_CHECKING:
     from s3backfs.maintenance.prices import Cost, PriceTable
     from s3backfs.maintenance.usage import Usage
+    from s3backfs.reporting import Report
     from s3backfs.repository.repository import Repository
 
+_DAY_S = 24 * 3600
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -30,6 +33,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--prices", type=_FILE, metavar="FILE", help="Take prices from this file.")
 @click.option("--print-prices", is_flag=True, help="Print the table of prices, to edit it.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@quiet_option
 @store_options
 def stats(
     words: tuple[str, ...],
@@ -120,6 +124,9 @@ def _print(usage: Usage, by: str, table: PriceTable, costs: list[Cost]) -> None:
     if len(usage.epochs) > 1:
         told = (f"{use.packs} packs under epoch {use.epoch}" for use in usage.epochs)
         click.echo(f"keys: {', '.join(told)} (s3backfs prune --rewrap)")
+    if usage.oldest_unproven_s is not None:
+        days = usage.oldest_unproven_s // _DAY_S
+        click.echo(f"oldest unproven byte: {days} days (s3backfs check --read-data)")
     for cost in costs:
         click.echo(
             f"{cost.storage_class}: {cost.month:.2f} {table.currency} a month "

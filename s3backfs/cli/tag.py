@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s3backfs.cli.keeping import Report, run_on_store, split_url
+from s3backfs.cli.keeping import run_on_store, split_url
 from s3backfs.cli.options import store_config, store_options
 from s3backfs.cli.terminal import print_json, print_table, printable
 from s3backfs.control import wire_name
 
 if TYPE_CHECKING:
     from s3backfs.format.keys import Keyring
+    from s3backfs.reporting import Report
     from s3backfs.store.base import Store
 
 Tags = dict[bytes, dict[str, str]]

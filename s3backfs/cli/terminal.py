@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -62,15 +60,3 @@ def print_json(value: Any) -> None:
 def note(text: str) -> None:
     """Tell something beside the result, on standard error."""
     click.echo(f"s3backfs: {text}", err=True)
-
-
-@contextmanager
-def reporting() -> Iterator[Callable[[str], None]]:
-    """Show what is being done: in one changing line on a terminal, else nothing but in the log."""
-    if not sys.stderr.isatty():
-        yield lambda text: logging.getLogger(__name__).info("%s", text)
-        return
-    from rich.console import Console  # slow to import
-
-    with Console(stderr=True).status("") as status:
-        yield lambda text: status.update(printable(text))

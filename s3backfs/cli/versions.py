@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s3backfs.cli.finding import VERSION_HEADERS, version_as_json, version_row
-from s3backfs.cli.keeping import Report, run_reading, split_url
+from s3backfs.cli.keeping import run_reading, split_url
 from s3backfs.cli.options import store_config, store_options
+from s3backfs.cli.progress import quiet_option
 from s3backfs.cli.terminal import print_json, print_table, printable
 
 if TYPE_CHECKING:
-    from s3backfs.maintenance.finding_paths import Version
+    from s3backfs.backup.versions import Version
+    from s3backfs.reporting import Report
     from s3backfs.repository.repository import Repository
 
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 @click.argument("words", nargs=-1, metavar="URL PATH")
 @click.option("--in", "backups", multiple=True, metavar="NAME", help="Only in these; a pattern.")
 @click.option("--json", "as_json", is_flag=True, help="Print the versions as JSON.")
+@quiet_option
 @store_options
 def versions(words: tuple[str, ...], backups: tuple[str, ...], as_json: bool, **params: Any) -> int:
     """List every distinct version of one path over all backups, the oldest first.
@@ -38,8 +41,8 @@ def versions(words: tuple[str, ...], backups: tuple[str, ...], as_json: bool, **
         raise click.UsageError("give one PATH")
 
     async def act(repository: Repository, report: Report) -> list[Version]:
+        from s3backfs.backup.paths import split_path
         from s3backfs.maintenance.finding_paths import find_versions
-        from s3backfs.maintenance.paths import split_path
         from s3backfs.maintenance.shelf import chosen, load_shelf
 
         shelf = await load_shelf(repository.store, repository.keyring)

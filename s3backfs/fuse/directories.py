@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 
 import pyfuse3
-from pyfuse3 import FUSEError, ReaddirToken
+from pyfuse3 import EntryAttributes, FUSEError, ReaddirToken, RequestContext
 
 from s3backfs.backup.backup import printable
 from s3backfs.backup.node import Node
@@ -16,7 +16,9 @@ from s3backfs.errors import FileSystemError, S3backfsError
 from s3backfs.fs import control_files
 from s3backfs.fs.filesystem import FileSystem
 from s3backfs.fs.listing import Cursor
+from s3backfs.fs.versions import VERSIONS_NAME, VersionLink
 from s3backfs.fuse import replies
+from s3backfs.fuse.version_inodes import VERSIONS_NUMBER, VersionInodes
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +29,13 @@ _DOTS = (b".", b"..")
 class _Handle:
     """One open directory; `names` is a snapshot where it is the root's or .s3backfs'.
 
-    It is taken when the directory is read from its start.
+    It is taken when the directory is read from its start; that of versions, when it is opened.
     """
 
     number: int
     cursor: Cursor | None
     names: list[bytes]
+    versions: list[VersionLink] | None = None
 
 
 class Directories:
@@ -41,20 +44,23 @@ class Directories:
     Cookies 1 and 2 stand behind `.` and `..`; a directory's own names follow.
     """
 
-    def __init__(self, filesystem: FileSystem) -> None:
+    def __init__(self, filesystem: FileSystem, versions: VersionInodes) -> None:
         self._fs = filesystem
+        self._versions = versions
         self._handles: dict[int, _Handle] = {}
         self._next = 1
         self._owner = (os.getuid(), os.getgid())
 
-    async def open(self, number: int) -> int:
+    async def open(self, number: int, context: RequestContext) -> int:
         """Open a directory and return its handle."""
-        cursor = None
-        if number not in (pyfuse3.ROOT_INODE, control_files.DIRECTORY_NUMBER):
+        cursor, versions = None, None
+        if number in self._versions:
+            versions = await self._versions.list(number, context)
+        elif number not in (pyfuse3.ROOT_INODE, control_files.DIRECTORY_NUMBER):
             cursor = Cursor(self._directory(number))
             cursor.node.opens += 1
         handle, self._next = self._next, self._next + 1
-        self._handles[handle] = _Handle(number, cursor, [])
+        self._handles[handle] = _Handle(number, cursor, [], versions)
         return handle
 
     def _directory(self, number: int) -> Node:
@@ -85,13 +91,15 @@ class Directories:
         if cookie == 0 and directory.number == pyfuse3.ROOT_INODE:
             directory.names = [name async for name in self._fs.root.names()]
         elif cookie == 0 and directory.cursor is None:
-            directory.names = [control_files.STATUS_NAME]
+            directory.names = [control_files.STATUS_NAME, VERSIONS_NAME]
         while cookie < len(_DOTS):
             if not self._reply_dot(directory, cookie, token):
                 return
             cookie += 1
         if directory.cursor is not None:
             await self._read_names(directory.cursor, cookie, token)
+        elif directory.versions is not None:
+            self._read_versions(directory, cookie, token)
         else:
             await self._read_fixed(directory, cookie, token)
 
@@ -114,11 +122,17 @@ class Directories:
                 return
             node.lookups += 1
 
+    def _read_versions(self, directory: _Handle, cookie: int, token: ReaddirToken) -> None:
+        for link in (directory.versions or [])[cookie - len(_DOTS) :]:
+            cookie += 1
+            if not self._versions.reply(directory.number, link, cookie, token):
+                return
+
     async def _read_fixed(self, directory: _Handle, cookie: int, token: ReaddirToken) -> None:
         is_root = directory.number == pyfuse3.ROOT_INODE
         for name in directory.names[cookie - len(_DOTS) :]:
             cookie += 1
-            reply = replies.control_attributes(control_files.STATUS_NUMBER, *self._owner)
+            reply = self._control_reply(name)
             node = None
             if is_root:
                 try:
@@ -135,6 +149,11 @@ class Directories:
                 return
             if node is not None:
                 node.lookups += 1
+
+    def _control_reply(self, name: bytes) -> EntryAttributes:
+        if name == VERSIONS_NAME:
+            return self._versions.attributes(VERSIONS_NUMBER)
+        return replies.control_attributes(control_files.STATUS_NUMBER, *self._owner)
 
     async def _top(self, name: bytes) -> Node | None:
         """The top directory of a backup; None if it is gone meanwhile.

@@ -38,10 +38,12 @@ from s3backfs.fs.attributes import Changes
 from s3backfs.fs.caller import Caller
 from s3backfs.fs.filesystem import FileSystem
 from s3backfs.fs.root import CONTROL_NAME
+from s3backfs.fs.versions import VERSIONS_NAME, VersionView
 from s3backfs.fuse import replies
 from s3backfs.fuse.directories import Directories
 from s3backfs.fuse.groups import is_member
 from s3backfs.fuse.opening import open_info
+from s3backfs.fuse.version_inodes import VERSIONS_NUMBER, VersionInodes
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,8 @@ class Door(pyfuse3.Operations):
         super().__init__()
         self._fs = filesystem
         self._nodes = filesystem.live.by_number
-        self._directories = Directories(filesystem)
+        self._versions = VersionInodes(VersionView(filesystem.catalogue))
+        self._directories = Directories(filesystem, self._versions)
         self._control_handles = 1 << 62
         self._owner = (os.getuid(), os.getgid())
 
@@ -102,7 +105,7 @@ class Door(pyfuse3.Operations):
         node = self._nodes.get(number)
         if node is None:
             # At the root and in .s3backfs nothing can be changed in these ways.
-            is_fixed = number == ROOT or number in _CONTROL_NUMBERS
+            is_fixed = number in (ROOT, *_CONTROL_NUMBERS) or number in self._versions
             raise FUSEError(errno.EPERM if is_fixed else errno.ESTALE)
         return node
 
@@ -118,7 +121,7 @@ class Door(pyfuse3.Operations):
     ) -> EntryAttributes:
         parent = self._nodes.get(parent_inode)
         if parent is None:
-            return await self._lookup_fixed(parent_inode, name)
+            return await self._lookup_fixed(parent_inode, name, ctx)
         try:
             node = await namespace.lookup(parent, name)
         except FileSystemError as error:
@@ -127,7 +130,7 @@ class Door(pyfuse3.Operations):
             raise
         return self._counted(node)
 
-    async def _lookup_fixed(self, parent: int, name: bytes) -> EntryAttributes:
+    async def _lookup_fixed(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         if parent == ROOT and name == CONTROL_NAME:
             return replies.control_attributes(control_files.DIRECTORY_NUMBER, *self._owner)
         if parent == ROOT:
@@ -138,13 +141,19 @@ class Door(pyfuse3.Operations):
         if parent == control_files.DIRECTORY_NUMBER:
             if name == control_files.STATUS_NAME:
                 return replies.control_attributes(control_files.STATUS_NUMBER, *self._owner)
+            if name == VERSIONS_NAME:
+                return self._versions.attributes(VERSIONS_NUMBER)
             raise FUSEError(errno.ENOENT)
+        if parent in self._versions:
+            return await self._versions.lookup(parent, name, ctx)
         raise FUSEError(errno.ESTALE)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for number, count in inode_list:
             node = self._nodes.get(number)
             if node is None:
+                if number in self._versions:
+                    self._versions.forget(number, count)
                 continue
             node.lookups -= count
             if node.lookups <= 0:
@@ -245,6 +254,8 @@ class Door(pyfuse3.Operations):
 
     @request
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        if inode in self._versions:
+            return self._versions.target(inode)
         node = self._node(inode)
         entry = await node.backup.names.present_entry(node)
         if entry.inline is None or not stat.S_ISLNK(entry.mode):
@@ -259,6 +270,8 @@ class Door(pyfuse3.Operations):
             return self._root_attributes()
         if inode in _CONTROL_NUMBERS:
             return replies.control_attributes(inode, *self._owner)
+        if inode in self._versions:
+            return self._versions.attributes(inode)
         node = self._node(inode)
         return replies.attributes(node, await node.backup.names.present_entry(node))
 
@@ -375,7 +388,7 @@ class Door(pyfuse3.Operations):
 
     @request
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        return await self._directories.open(inode)
+        return await self._directories.open(inode, ctx)
 
     @request
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from s3backfs.maintenance.references import References
 from s3backfs.maintenance.structure import Structure
 from s3backfs.maintenance.survey import PackListed
 from s3backfs.maintenance.verified import VerifiedState
+from s3backfs.reporting import Report
 from s3backfs.repository.repository import Repository
 from s3backfs.repository.tables import load_pack_table
 
@@ -34,9 +35,8 @@ log = logging.getLogger(__name__)
 
 READERS_COUNT = 4
 REMEMBER_EVERY_BYTES = 4 * 1024 * 1024 * 1024
+REMEMBER_EVERY_S = 60.0
 _NS = 1_000_000_000
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Check:
         self._reader = PackReader(repository)
         self._now_s = 0
         self._began_s = trio.current_time()
-        self._unremembered_bytes = 0
+        self._unremembered_bytes, self._remembered_s = 0, self._began_s
         self._wanted_bytes = 0
 
     async def run(self) -> CheckResult:
@@ -92,10 +92,8 @@ class Check:
         result.notes += incomplete_backups(structure)
         if not self._options.names:
             result.damages += await find_missing(self._repository, structure)
-        times = [self._proven_s(pack) or pack.modified_ns // _NS
-                 for pack in structure.packs.values()]  # fmt: skip
-        if times:
-            result.oldest_unproven_s = max(0, self._now_s - min(times))
+        packs = structure.packs.values()
+        result.oldest_unproven_s = self._verified.oldest_unproven_s(packs, self._now_s)
 
     # -- contents ----------------------------------------------------------------------------
 
@@ -127,7 +125,8 @@ class Check:
         fresh_s = self._now_s - options.since_s
         stale = [pack for pack in packs if not options.since_s or self._proven_s(pack) < fresh_s]
         chosen: list[PackListed] = []
-        for pack in sorted(stale, key=lambda pack: (self._proven_s(pack), pack.pack_id)):
+        # New packs wait for their turn: else those of each night would push the old ones out.
+        for pack in sorted(stale, key=lambda pack: (self._verified.sound_s(pack), pack.pack_id)):
             if limit <= 0:
                 break
             chosen.append(pack)
@@ -156,15 +155,15 @@ class Check:
             else:
                 self._verified.disprove(pack.pack_id)
             self._unremembered_bytes += pack.length_bytes
-            if self._unremembered_bytes >= REMEMBER_EVERY_BYTES:
-                self._unremembered_bytes = 0
+            if self._must_remember():
+                self._unremembered_bytes, self._remembered_s = 0, trio.current_time()
                 await self._remember(structure)
-            self._report(self._progress())
+            self._report("reading packs", result.read_bytes, self._wanted_bytes)
 
-    def _progress(self) -> str:
-        done, wanted = self._result.read_bytes, self._wanted_bytes
-        left_s = (trio.current_time() - self._began_s) * (wanted - done) / max(1, done)
-        return f"reading packs: {done * 100 // max(1, wanted)} %, about {left_s / 60:.0f} min left"
+    def _must_remember(self) -> bool:
+        """Whether enough was read that a kill should not make it be read again."""
+        late = trio.current_time() - self._remembered_s >= REMEMBER_EVERY_S
+        return late or self._unremembered_bytes >= REMEMBER_EVERY_BYTES
 
     async def _remember(self, structure: Structure) -> None:
         if not await self._verified.store(structure.packs):

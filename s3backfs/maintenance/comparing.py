@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from s3backfs.backup.nodes import RepositoryNodes
+from s3backfs.backup.paths import Manifest, content_id, join_path, metadata_id
 from s3backfs.errors import ConfigurationError
 from s3backfs.format.root import Root
-from s3backfs.maintenance.paths import Manifest, content_id, join_path, metadata_id
 from s3backfs.manifest.diff import diff
 from s3backfs.manifest.entry import Entry, extra_of, is_link_name
 from s3backfs.manifest.keys import (

@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from s3backfs.backup.nodes import RepositoryNodes
+from s3backfs.backup.paths import Manifest, join_path
+from s3backfs.backup.versions import FINDS_AT_ONCE, Version, Versions, find_in_all
+from s3backfs.errors import S3backfsError
 from s3backfs.format.refs import Top
-from s3backfs.maintenance.paths import ContentId, Manifest, content_id, join_path
 from s3backfs.maintenance.shelf import Shelved
 from s3backfs.manifest.entry import Entry
 from s3backfs.manifest.keys import is_link_key, key_components, path_key
 from s3backfs.manifest.layouts import Child
 from s3backfs.manifest.node import Node
+from s3backfs.reporting import Report
 from s3backfs.repository.repository import Repository
-
-Report = Callable[[str], None]
-
-
-@dataclass(slots=True)
-class Version:
-    """One distinct content of a path, and the backups that have it, the oldest first."""
-
-    path: bytes
-    entry: Entry
-    backups: list[bytes] = field(default_factory=list)
-
-
-class Versions:
-    """Collects versions by path and content."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple[bytes, ContentId], Version] = {}
-
-    def note(self, path: bytes, entry: Entry, backup: bytes) -> None:
-        """Note what a path holds in a backup; call it for the oldest backups first."""
-        key = path, content_id(entry)
-        version = self._found.setdefault(key, Version(path, entry))
-        version.entry = entry
-        version.backups.append(backup)
-
-    def all(self) -> list[Version]:
-        """All versions, by path, those first that appeared first."""
-        return sorted(self._found.values(), key=lambda version: version.path.split(b"/"))
 
 
 async def find_versions(
@@ -54,11 +28,15 @@ async def find_versions(
         IntegrityError: a node is damaged.
     """
     versions, key = Versions(), path_key(path)
-    for number, backup in enumerate(backups):
-        report(f"looking into backup {number + 1} of {len(backups)}")
-        entry = await Manifest.of(repository, backup.root).find(key)
-        if entry is not None:
-            versions.note(join_path(path), entry, backup.name)
+    for done in range(0, len(backups), FINDS_AT_ONCE):
+        report(f"looking into backup {done + 1} of {len(backups)}", done, len(backups))
+        some = backups[done : done + FINDS_AT_ONCE]
+        manifests = [Manifest.of(repository, each.root) for each in some]
+        for backup, entry in zip(some, await find_in_all(manifests, key), strict=True):
+            if isinstance(entry, S3backfsError):
+                raise entry
+            if entry is not None:
+                versions.note(join_path(path), entry, backup.name)
     return versions.all()
 
 
@@ -77,7 +55,7 @@ async def find_paths(
     versions = Versions()
     search = _Search(RepositoryNodes(repository), is_wanted)
     for number, backup in enumerate(backups):
-        report(f"looking into backup {number + 1} of {len(backups)}")
+        report(f"looking into backup {number + 1} of {len(backups)}", number, len(backups))
         manifest = Manifest.of(repository, backup.root)
         for path, entry in await search.run(backup.root.top):
             whole = await manifest.resolved(entry)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from s3backfs.backup.removals import newest_ns
@@ -11,9 +11,8 @@ from s3backfs.errors import ConfigurationError, LockedError
 from s3backfs.format.keys import Keyring
 from s3backfs.maintenance.policy import Candidate, Decision, Policy, decide, exceeds_share
 from s3backfs.maintenance.shelf import Shelf, Shelved, chosen
+from s3backfs.reporting import Report
 from s3backfs.store.base import Store
-
-Report = Callable[[str], None]
 
 MAX_SHARE = 0.5
 """More than this of the backups looked at goes only by force."""
@@ -89,7 +88,7 @@ async def forget(
     """
     spared, newest_sealed_ns = [], newest_ns(each.root for each in shelf.sealed)
     for number, each in enumerate(going):
-        report(f"forgetting {number + 1} of {len(going)}")
+        report(f"forgetting {number + 1} of {len(going)}", number, len(going))
         try:
             nonce = each.root.owner.nonce
             await move_to_trash(store, keyring, each.held.key, nonce, newest_sealed_ns)

@@ -13,6 +13,7 @@ from s3backfs.maintenance.marks import Marks, Range
 from s3backfs.maintenance.survey import list_ids
 from s3backfs.maintenance.walking import Step, Walk
 from s3backfs.manifest.node import Node
+from s3backfs.reporting import Report, silent
 from s3backfs.repository.moved import MovedTables
 from s3backfs.repository.repository import Repository
 
@@ -22,9 +23,10 @@ MOVED_PREFIX = "moved/"
 class Marking:
     """Fills marks. Called again after a while it reads only what is new since."""
 
-    def __init__(self, repository: Repository, marks: Marks) -> None:
+    def __init__(self, repository: Repository, marks: Marks, report: Report = silent) -> None:
         self._repository = repository
         self._marks = marks
+        self._report = report
         self.moved_packs: set[bytes] = set()
         """The packs that have a table of where their contents went."""
 
@@ -36,7 +38,8 @@ class Marking:
         """
         tops = [held.root.top for held in roots if held.root.top is not None]
         self._marks.mark(top.ref for top in tops if top.ref is not None)
-        await Walk(RepositoryNodes(self._repository), self._marks, self._visit).run(tops)
+        nodes = RepositoryNodes(self._repository)
+        await Walk(nodes, self._marks, self._visit, report=self._report).run(tops)
         await self._follow_moved()
 
     def _visit(self, step: Step, node: Node[Any]) -> None:

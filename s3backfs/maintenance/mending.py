@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import secrets
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from s3backfs.maintenance.pack_rows import PackRows
 from s3backfs.maintenance.salvage import Salvage, Salvaged
 from s3backfs.maintenance.segments import tidy_segments
 from s3backfs.maintenance.survey import PackListed, list_packs, load_every_root
+from s3backfs.reporting import Report
 from s3backfs.repository.condemned import condemned_key
 from s3backfs.repository.moved import MovedTables, plan_moved
 from s3backfs.repository.packing import pack_id_of
@@ -39,8 +40,6 @@ from s3backfs.repository.repository import Repository
 log = logging.getLogger(__name__)
 
 ASK_EVERY_S = 5.0
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,7 @@ class PackRepair:
     async def _read(self, packs: Sequence[PackListed]) -> list[Salvaged]:
         damaged = []
         for number, pack in enumerate(packs):
-            self._report(f"reading damaged packs: {number} of {len(packs)}")
+            self._report(f"reading damaged packs: {number} of {len(packs)}", number, len(packs))
             salvaged = await self._salvage.read(pack)
             if salvaged.lost or not salvaged.is_table_readable:
                 damaged.append(salvaged)
@@ -205,7 +204,7 @@ class PackRepair:
             Marks(Path(scratch) / "marks.sqlite") as marks,
         ):
             roots = await load_every_root(repository.store, repository.keyring, exceptions)
-            await Marking(repository, marks).take(roots)
+            await Marking(repository, marks, self._report).take(roots)
             return [each for each in damaged if await self._is_spent(each, marks)]
 
     async def _is_spent(self, salvaged: Salvaged, marks: Marks) -> bool:

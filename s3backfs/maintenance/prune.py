@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import secrets
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,7 @@ from s3backfs.maintenance.survey import (
     list_packs,
     load_every_root,
 )
+from s3backfs.reporting import Report
 from s3backfs.repository.condemned import condemned_key, list_condemned, load_condemned
 from s3backfs.repository.repository import Repository
 
@@ -60,8 +61,6 @@ ASK_EVERY_S = 5.0
 UPLOAD_AGE_S = 24 * 3600.0
 """An upload that is older was left by a writer that is gone, or will be sent again."""
 _NS = 1_000_000_000
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +134,11 @@ class Prune:
         ):
             await self._lease.renew()
             if self._options.is_dry_run:
-                await self._run(marks, Marking(self._repository, marks))
+                await self._run(marks, Marking(self._repository, marks, self._report))
                 return self._result
             await self._agreement.begin()
             try:
-                await self._run(marks, Marking(self._repository, marks))
+                await self._run(marks, Marking(self._repository, marks, self._report))
             finally:
                 await self._agreement.end()
         return self._result
@@ -166,7 +165,6 @@ class Prune:
         keyring = self._repository.keyring
         roots = await load_every_root(self._store, keyring, self._options.exceptions)
         roots = [held for held in roots if held.key not in self._given_up]
-        self._report(f"walking {len(roots)} backups")
         await marking.take(roots)
         self._result.roots = len(roots)
         return packs
@@ -259,7 +257,7 @@ class Prune:
         """Copy what is alive, and store where it went."""
         compaction = Compaction(self._repository, marks)
         for start in range(0, len(poor), PACKS_AT_ONCE):
-            self._report(f"copying what is alive in {len(poor)} packs: {start} done")
+            self._report(f"copying what is alive in {len(poor)} packs", start, len(poor))
             batch = poor[start : start + PACKS_AT_ONCE]
             await compaction.run(batch)
             self._result.copied_packs += len(batch)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +39,7 @@ from s3backfs.manifest.keys import (
 )
 from s3backfs.manifest.node import Node
 from s3backfs.manifest.tree import Replace, Tree
+from s3backfs.reporting import Report
 from s3backfs.repository.packing import pack_id_of
 from s3backfs.repository.repository import Repository
 
@@ -47,7 +48,6 @@ PATHS_MAX_COUNT = 1000
 _MODE = stat.S_IFDIR | 0o700
 """Nobody but its owner may look into a directory whose own entry is lost."""
 
-Report = Callable[[str], None]
 Items = AsyncGenerator[tuple[bytes, Entry]]
 
 

@@ -5,13 +5,13 @@ New segments are stored before damaged ones are removed; it can be stopped and r
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from s3backfs.errors import IntegrityError, ObjectMissingError, UnsupportedFormatError
 from s3backfs.format.segment import SegmentPack, decode_segment
 from s3backfs.maintenance.segments import ROWS_AT_ONCE, tidy_segments
 from s3backfs.maintenance.survey import PackListed, list_packs
+from s3backfs.reporting import Report
 from s3backfs.repository.index_sync import SEGMENT_PREFIX, write_segment
 from s3backfs.repository.repository import Repository
 from s3backfs.repository.tables import load_pack_table
@@ -26,7 +26,7 @@ class ReindexResult:
     unreadable: list[str] = field(default_factory=list)
 
 
-async def repair_index(repository: Repository, report: Callable[[str], None]) -> ReindexResult:
+async def repair_index(repository: Repository, report: Report) -> ReindexResult:
     """Name every readable pack in a segment, and remove segments that cannot be read.
 
     Raises:
@@ -40,7 +40,7 @@ async def repair_index(repository: Repository, report: Callable[[str], None]) ->
     packs = await list_packs(store)
     missing = [pack for pack in packs.values() if named.get(pack.pack_id) != pack.length_bytes]
     for number, pack in enumerate(missing):
-        report(f"reading tables of packs: {number} of {len(missing)}")
+        report(f"reading tables of packs: {number} of {len(missing)}", number, len(missing))
         if (found := await _read_table(repository, pack, result)) is not None:
             waiting.append(found)
         if sum(len(each.rows) for each in waiting) >= ROWS_AT_ONCE:

@@ -34,6 +34,7 @@ from s3backfs.maintenance.survey import (
 from s3backfs.maintenance.walking import Step, Walk
 from s3backfs.manifest.entry import Entry, extra_of
 from s3backfs.manifest.node import Node
+from s3backfs.reporting import Report
 from s3backfs.repository.condemned import CONDEMNED_PREFIX
 from s3backfs.repository.index_sync import SEGMENT_PREFIX
 from s3backfs.repository.leases import LEASES_PREFIX
@@ -60,7 +61,7 @@ class Structure:
         self.lost: set[tuple[bytes, int]] = set()
         """Pack and offset of each frame that is known to be lost."""
 
-    async def run(self, names: Collection[bytes], report: Callable[[str], None]) -> None:
+    async def run(self, names: Collection[bytes], report: Report) -> None:
         """Look at everything, or only at what some backups need.
 
         Raises:
@@ -68,8 +69,8 @@ class Structure:
         """
         report("reading roots")
         await self._load_roots(names)
-        report(f"walking {len(self.roots)} backups")
-        walk = Walk(RepositoryNodes(self._repository), self.references, self._visit, self._on_node)
+        nodes = RepositoryNodes(self._repository)
+        walk = Walk(nodes, self.references, self._visit, self._on_node, report)
         tops = [held.root.top for held in self.roots if held.root.top is not None]
         self.references.mark((top.ref for top in tops if top.ref is not None), Kind.META)
         await walk.run(tops)

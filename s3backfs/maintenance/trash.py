@@ -7,7 +7,7 @@ who brings a backup back keeps prune from beginning, as two prunes keep each oth
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from s3backfs.backup.finding import list_roots
@@ -28,6 +28,7 @@ from s3backfs.format.keys import Keyring
 from s3backfs.format.root import Root
 from s3backfs.maintenance.agreement import Agreement
 from s3backfs.maintenance.survey import decode_trashed
+from s3backfs.reporting import Report
 from s3backfs.repository.repository import Repository
 from s3backfs.store.base import IfAbsent, Store
 
@@ -95,7 +96,7 @@ def choose(trash: Sequence[Trashed], names: Sequence[bytes]) -> list[Trashed]:
 
 
 async def unforget(
-    repository: Repository, names: Sequence[bytes], report: Callable[[str], None]
+    repository: Repository, names: Sequence[bytes], report: Report
 ) -> tuple[list[bytes], dict[bytes, S3backfsError]]:
     """Bring back the backups named, or all, and say which came and why others did not.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,9 +14,11 @@ from s3backfs.format.refs import Ref
 from s3backfs.maintenance.epochs import EpochUse, measure_epochs
 from s3backfs.maintenance.shares import Share, Shares
 from s3backfs.maintenance.shelf import Shelved, server_time_ns
+from s3backfs.maintenance.verified import measure_unproven
 from s3backfs.maintenance.walking import Walk
 from s3backfs.manifest.entry import Entry, extra_of
 from s3backfs.manifest.node import Node
+from s3backfs.reporting import Report
 from s3backfs.repository.repository import Repository
 from s3backfs.repository.uploading import PART_BYTES
 from s3backfs.store.base import Store
@@ -25,8 +27,6 @@ MONTH_S = 30 * 24 * 3600
 _DAY_S = 24 * 3600
 _NS = 1_000_000_000
 _PACK_PREFIXES = ("data/", "meta/")
-
-Report = Callable[[str], None]
 
 
 class GroupBy(StrEnum):
@@ -73,6 +73,8 @@ class Usage:
     deduplication: float
     compression: float
     epochs: tuple[EpochUse, ...]
+    oldest_unproven_s: int | None
+    """Age of the content that no check has read for longest; None without any."""
 
 
 async def measure(
@@ -91,9 +93,13 @@ async def measure(
         tempfile.TemporaryDirectory(prefix="s3backfs-stats-") as scratch,
         Shares(Path(scratch) / "shares.sqlite") as shares,
     ):
-        walk = Walk(RepositoryNodes(repository), shares, lambda _, node: _mark(shares, node))
-        for done, each in enumerate(backups):
-            report(f"walking backup {done + 1} of {len(backups)}")
+
+        def tell(text: str, done: float = 0, total: float = 0) -> None:
+            report(f"walking {len(backups)} backups", done, len(backups))
+
+        nodes = RepositoryNodes(repository)
+        walk = Walk(nodes, shares, lambda _, node: _mark(shares, node), report=tell)
+        for each in backups:
             shares.group = numbers[_group(each, group_by)]
             top = each.root.top
             if top is not None and top.ref is not None:
@@ -105,7 +111,8 @@ async def measure(
         rows = [_usage(name, groups[name], parts.get(numbers[name])) for name in groups]
         report("counting packs by key epoch")
         epochs = await measure_epochs(repository.store, repository.keyring)
-        return _whole(rows, shares, objects, epochs)
+        unproven_s = await measure_unproven(repository.store, repository.keyring)
+        return _whole(rows, shares, objects, epochs, unproven_s)
 
 
 def _group(each: Shelved, group_by: GroupBy) -> bytes:
@@ -150,7 +157,11 @@ def _usage(name: bytes, backups: Sequence[Shelved], share: Share | None) -> Grou
 
 
 def _whole(
-    rows: Sequence[GroupUsage], shares: Shares, objects: Objects, epochs: tuple[EpochUse, ...]
+    rows: Sequence[GroupUsage],
+    shares: Shares,
+    objects: Objects,
+    epochs: tuple[EpochUse, ...],
+    unproven_s: int | None,
 ) -> Usage:
     total = shares.total()
     logical_bytes = sum(row.logical_bytes for row in rows)
@@ -164,6 +175,7 @@ def _whole(
         deduplication=logical_bytes / (total.content_plain_bytes or 1),
         compression=total.content_plain_bytes / (total.content_stored_bytes or 1),
         epochs=epochs,
+        oldest_unproven_s=unproven_s,
     )
 
 

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from s3backfs.errors import IntegrityError, ObjectMissingError, StoreError, UnsupportedFormatError
 from s3backfs.format.keys import Keyring
 from s3backfs.format.refs import ID_BYTES
 from s3backfs.format.verified import decode_verified, encode_verified
+from s3backfs.maintenance.shelf import server_time_ns
+from s3backfs.maintenance.survey import PackListed, list_packs
 from s3backfs.store.base import Store
 
 log = logging.getLogger(__name__)
 
 VERIFIED_PREFIX = "verified/"
+
+_NS = 1_000_000_000
 
 
 class VerifiedState:
@@ -56,6 +60,15 @@ class VerifiedState:
         for pack_id, time_s in packs.items():
             self.note(pack_id, time_s)
 
+    def sound_s(self, pack: PackListed) -> int:
+        """When a pack was last known to be sound: read as a whole, or else stored."""
+        return self.proven_s.get(pack.pack_id) or pack.modified_ns // _NS
+
+    def oldest_unproven_s(self, packs: Iterable[PackListed], now_s: int) -> int | None:
+        """Age of the content that was not read for longest; None where there is none."""
+        times = [self.sound_s(pack) for pack in packs]
+        return max(0, now_s - min(times)) if times else None
+
     def note(self, pack_id: bytes, time_s: int) -> None:
         """Note that a pack was read."""
         self.proven_s[pack_id] = max(time_s, self.proven_s.get(pack_id, 0))
@@ -75,3 +88,15 @@ class VerifiedState:
             log.warning("what was proven cannot be remembered: %s", error)
             return False
         return True
+
+
+async def measure_unproven(store: Store, keyring: Keyring) -> int | None:
+    """Say for how many seconds some content was not read, by the store's clock.
+
+    Raises:
+        StoreError: the store would not list or give.
+    """
+    verified = VerifiedState(store, keyring)
+    await verified.load()
+    now_s = await server_time_ns(store) // _NS
+    return verified.oldest_unproven_s((await list_packs(store)).values(), now_s)

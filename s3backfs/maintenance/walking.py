@@ -15,6 +15,7 @@ from s3backfs.manifest.entry import Entry, extra_of
 from s3backfs.manifest.layouts import Child
 from s3backfs.manifest.node import Node
 from s3backfs.manifest.tree import Nodes
+from s3backfs.reporting import Report, silent
 
 WALKERS_COUNT = 8
 """So many nodes are read at once."""
@@ -27,6 +28,8 @@ class Step:
     nodes: Nodes[Any]
     ref: Ref | None
     top: Top
+    weight: float = 1.0
+    """How much of a backup lies below it, as far as is known before it is read."""
 
 
 class Seen(Protocol):
@@ -50,11 +53,15 @@ class Walk:
         seen: Seen,
         visit: Callable[[Step, Node[Any]], None],
         on_damage: Callable[[Step, S3backfsError], None] | None = None,
+        report: Report = silent,
     ) -> None:
         self._nodes = nodes
         self._seen = seen
         self._visit = visit
         self._on_damage = on_damage
+        self._report = report
+        self._done = 0.0
+        self._total = 0
         self._stack: list[Step] = []
         self._busy_count = 0
         self._failure: S3backfsError | None = None
@@ -68,6 +75,7 @@ class Walk:
         """
         for top in tops:
             if top is not None:
+                self._total += 1
                 self._push(Step(self._nodes.entries, top.ref, top))
         async with trio.open_nursery() as nursery:
             for _ in range(WALKERS_COUNT):
@@ -79,6 +87,8 @@ class Walk:
         is_new = step.ref is None or self._seen.add(step.ref)
         if is_new:
             self._stack.append(step)
+        else:
+            self._done += step.weight
         return is_new
 
     async def _work(self, scope: trio.CancelScope) -> None:
@@ -99,7 +109,9 @@ class Walk:
             node = await step.nodes.load_top(step.top)
             self._visit(step, node)
             self._push_below(step, node)
+            self._report(f"walking {self._total} backups", self._done, self._total)
         except S3backfsError as error:
+            self._done += step.weight
             if self._on_damage is None:
                 self._failure = error
             else:
@@ -113,9 +125,11 @@ class Walk:
         values = node.values(0, len(node))
         if node.height:
             tops = [_top(child.ref, node.height - 1, child) for child in values]
-            steps = [Step(step.nodes, top.ref, top) for top in tops]
+            steps = [Step(step.nodes, top.ref, top, step.weight / len(tops)) for top in tops]
         else:
+            # Extent trees come on top of the leaf, which is done.
             steps = list(self._extent_trees(values))
+            self._done += step.weight
         # Reversed: the stack gives them in order then.
         fresh = [each.ref for each in reversed(steps) if self._push(each)]
         self._nodes.expect_nodes([ref for ref in fresh if ref is not None])
@@ -125,7 +139,7 @@ class Walk:
             tree = extra_of(value).extent_tree if isinstance(value, Entry) else None
             if tree is not None:
                 top = Top(tree.height, tree.top, None, tree.count)
-                yield Step(self._nodes.extents, tree.top, top)
+                yield Step(self._nodes.extents, tree.top, top, 0.0)
 
 
 def _top(ref: Ref, height: int, child: Child) -> Top:

@@ -82,7 +82,7 @@ class Place:
     async def check(self, options: CheckOptions = EVERYTHING) -> CheckResult:
         """Run a check."""
         async with self.repository(is_read_only=True) as repository:
-            return await Check(repository, options, lambda text: None).run()
+            return await Check(repository, options, lambda *_: None).run()
 
     async def fill(self, name: bytes, *, is_sealed: bool = True) -> None:
         """Store a backup that shares nothing with others."""

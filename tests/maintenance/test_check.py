@@ -152,7 +152,7 @@ async def _forget(place: Place, name: bytes, *, and_empty: bool = True) -> None:
     if and_empty:
         async with place.repository() as repository:
             options = PruneOptions(grace_s=0)
-            await Prune(repository, options, MIB, lambda text: None).run()
+            await Prune(repository, options, MIB, lambda *_: None).run()
         assert not await _trash_keys(place)
 
 
@@ -177,7 +177,7 @@ async def test_a_root_that_was_moved_to_the_trash_without_the_key(tmp_path: Path
     assert (damage.what, damage.key) == (What.BACKUP, key)
     assert "trash" in damage.message
     async with place.repository() as repository:
-        await Prune(repository, PruneOptions(grace_s=0), MIB, lambda text: None).run()
+        await Prune(repository, PruneOptions(grace_s=0), MIB, lambda *_: None).run()
     (damage,) = (await place.check(STRUCTURE)).damages
     assert (damage.what, damage.key) == (What.BACKUP, key)
 
@@ -190,7 +190,7 @@ async def test_an_old_note_explains_nothing(tmp_path: Path) -> None:
     (note,) = [key for key in place.store.objects if key.startswith("removed/")]
     kept = place.store.objects[note]
     async with place.repository() as repository:
-        assert await unforget(repository, [b"spared"], lambda text: None) == ([b"spared"], {})
+        assert await unforget(repository, [b"spared"], lambda *_: None) == ([b"spared"], {})
     assert note not in place.store.objects
     await place.fill(b"newest")
     await place.store.put(note, kept)

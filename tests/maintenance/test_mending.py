@@ -44,7 +44,7 @@ async def _mend(
             elsewhere.append(SourceTree(source, repository.keyring, repository.chunk_bounds))
         if copy is not None:
             elsewhere.append(BucketCopy(copy, repository))
-        mending = PackRepair(repository, options, elsewhere, lambda text: None)
+        mending = PackRepair(repository, options, elsewhere, lambda *_: None)
         return await mending.run([key])
 
 
@@ -163,7 +163,7 @@ async def test_what_is_lost_is_stored_again(tmp_path: Path, no_delete: bool) -> 
 async def _prune(place: Place) -> None:
     options = PruneOptions(grace_s=0, max_unused=1.0)
     async with place.repository() as repository:
-        await Prune(repository, options, MIB, lambda text: None).run()
+        await Prune(repository, options, MIB, lambda *_: None).run()
 
 
 @pytest.mark.parametrize("how", ["kept", "deleted", "gone"])

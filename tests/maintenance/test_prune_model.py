@@ -301,7 +301,7 @@ class Play:
                     self.nursery.start_soon(self._kill, scope, kill_after)
                 async with self.world.booted(store, self.world.new_home()) as machine:
                     repository = machine.repository
-                    result = await Prune(repository, options, PACK_BYTES, lambda _: None).run()
+                    result = await Prune(repository, options, PACK_BYTES, lambda *_: None).run()
                     await repository.end_lease()
                 self.counts["deleted"] = self.counts.get("deleted", 0) + result.deleted_packs
                 self.counts["copied"] = self.counts.get("copied", 0) + result.copied_packs
@@ -347,7 +347,7 @@ class Play:
                     self.world.new_store(), self.world.new_home()
                 ) as machine:
                     options = MendOptions(wait_s=0)
-                    repair = PackRepair(machine.repository, options, [], lambda _: None)
+                    repair = PackRepair(machine.repository, options, [], lambda *_: None)
                     await repair.run([loss.key])
                     await machine.repository.end_lease()
                 loss.is_mended = True
@@ -462,7 +462,7 @@ class Play:
         await self._check("the end")
         prune = PruneOptions(grace_s=0, max_unused=1.0, is_dry_run=True)
         async with self.world.booted(self.world.memory, self.world.new_home()) as machine:
-            result = await Prune(machine.repository, prune, 1, lambda _: None).run()
+            result = await Prune(machine.repository, prune, 1, lambda *_: None).run()
         assert not result.condemned_packs
 
 

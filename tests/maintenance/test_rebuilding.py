@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 async def _rebuild(place: Place, name: bytes = b"hit") -> tuple[RebuildResult, Root | None]:
     async with place.repository() as repository:
         shelf = await load_shelf(repository.store, repository.keyring)
-        result = await Rebuild(repository, lambda text: None).run(shelf.backup(name).held)
+        result = await Rebuild(repository, lambda *_: None).run(shelf.backup(name).held)
         found = await load_shelf(repository.store, repository.keyring)
         roots = [each.root for each in found.sealed if each.name == name + b"-repaired"]
     return result, roots[0] if roots else None
@@ -86,6 +86,6 @@ async def test_prune_goes_on_after_a_repair(tmp_path: Path) -> None:
     await _rebuild(place)
     async with place.repository() as repository:
         options = PruneOptions(grace_s=0, max_unused=0, exceptions=(b"hit",))
-        await Prune(repository, options, 4 * MIB, lambda text: None).run()
+        await Prune(repository, options, 4 * MIB, lambda *_: None).run()
     async with place.machine(is_read_only=True) as machine:
         assert await machine.read(b"hit-repaired", b"dir", b"small1") == content(b"hit", 1)

@@ -25,8 +25,8 @@ async def test_the_index_is_rebuilt(how: str, tmp_path: Path) -> None:
     else:
         place.remove(key)
     async with place.repository() as repository:
-        result = await repair_index(repository, lambda text: None)
-        again = await repair_index(repository, lambda text: None)
+        result = await repair_index(repository, lambda *_: None)
+        again = await repair_index(repository, lambda *_: None)
     packs = sum(key.startswith(("data/", "meta/")) for key in place.keys[b"hit"])
     assert (result.added_packs, result.unreadable) == (packs, [])
     assert (again.added_packs, again.removed_segments) == (0, 0)
@@ -43,4 +43,4 @@ async def test_a_pack_without_a_readable_table_is_named(tmp_path: Path) -> None:
     key = place.key("data/", b"hit")
     place.flip(key, len(place.store.objects[key]) - 30)
     async with place.repository() as repository:
-        assert (await repair_index(repository, lambda text: None)).unreadable == [key]
+        assert (await repair_index(repository, lambda *_: None)).unreadable == [key]

@@ -46,7 +46,7 @@ async def shelf_of(place: Place) -> Shelf:
 async def trash(place: Place, name: bytes) -> None:
     """Forget one backup."""
     keyring, shelf = place.opened.keyring, await shelf_of(place)
-    assert not await forget(place.store, keyring, shelf, [shelf.backup(name)], lambda text: None)
+    assert not await forget(place.store, keyring, shelf, [shelf.backup(name)], lambda *_: None)
 
 
 async def restore(place: Place, *names: bytes) -> None:
@@ -193,10 +193,10 @@ async def test_nothing_comes_back_while_prune_is_at_work(place: Place) -> None:
         prune = Agreement(pruning)
         await prune.begin()
         with pytest.raises(RepositoryBusyError, match="another prune is at work"):
-            await unforget(restoring, [b"hit"], lambda text: None)
+            await unforget(restoring, [b"hit"], lambda *_: None)
         assert len(objects(place, "trash/")) == 1
         await prune.end()
-        assert await unforget(restoring, [], lambda text: None) == ([b"hit"], {})
+        assert await unforget(restoring, [], lambda *_: None) == ([b"hit"], {})
         await prune.begin()
         await prune.end()
     assert not [key for key in objects(place, "leases/") if key.endswith("/prune")]
@@ -213,7 +213,7 @@ async def test_locked_backups_stay(place: Place) -> None:
     plan = plan_forget(shelf, ["hit"], Policy(tags=("nothing",)), ())
     assert not plan.going
     going = [shelf.backup(b"hit")]
-    assert await forget(place.store, keyring, shelf, going, lambda text: None) == [b"hit"]
+    assert await forget(place.store, keyring, shelf, going, lambda *_: None) == [b"hit"]
     async with place.machine() as machine:
         await machine.catalogue.refresh(is_forced=True)
         with pytest.raises(LockedError):
