@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from s3backfs.backup.live import INO_MASK, SLOT_SHIFT, LiveNodes, settled_name
-from s3backfs.backup.node import Directory, Node
+from s3backfs.backup.node import Directory, Moving, Node
 from s3backfs.backup.xattrs import are_xattrs_loaded
 from s3backfs.errors import FileSystemError
 from s3backfs.manifest.entry import Entry, Extra, is_link_name
@@ -56,6 +56,7 @@ class NameTree:
         self.links: dict[bytes, Node] = {}
         self.changed_links: set[bytes] = set()
         self.flying_links: set[bytes] = set()
+        self.moving: list[Moving] = []
         self.is_top_changed = False
         self.changed_count = 0
         self.longest_key_bytes = 0 if backup.root.top is None else KEY_MAX_BYTES
@@ -233,6 +234,8 @@ class NameTree:
         parent.directory.children[name] = node
         key_bytes = parent.prefix_bytes() + 1 + len(name)
         self.longest_key_bytes = max(self.longest_key_bytes, key_bytes)
+        for moving in self.moving:
+            moving.note_attached(parent, name, node)
         if node.names is not None:
             node.names.add((parent, name))
         else:

@@ -57,6 +57,11 @@ class Directory:
         self.gone: set[bytes] = set()
         self.flying: set[bytes] = set()
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was ever in it."""
+        return self.base is None and not self.children
+
     def clear(self) -> None:
         """Be without names for good: the directory was removed."""
         self.base = None
@@ -71,6 +76,33 @@ class Directory:
     def overlay_names(self) -> set[bytes]:
         """The names that must not be taken from the base."""
         return self.changed | self.flying
+
+
+class Moving:
+    """A directory that somebody is about to move, while names are made below it.
+
+    `longest_bytes` is the length of the longest key below it, without its own prefix. It `is_stale`
+    when a directory came in whose names were not looked at.
+    """
+
+    __slots__ = ("is_stale", "longest_bytes", "node")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.longest_bytes = 0
+        self.is_stale = False
+
+    def note_attached(self, parent: Node, name: bytes, node: Node) -> None:
+        """Hear of a new name somewhere in the backup."""
+        length_bytes, above = 1 + len(name), parent
+        while above is not self.node:
+            if above.parent is None:
+                return
+            length_bytes += len(above.name) + 1
+            above = above.parent
+        self.longest_bytes = max(self.longest_bytes, length_bytes)
+        names = node.directory
+        self.is_stale = self.is_stale or (names is not None and not names.is_new)
 
 
 class Node:

@@ -1,4 +1,4 @@
-"""Keys that stay within the format's bound when a directory moves with all that is in it."""
+"""Names and keys within the bounds of the format, also when a directory moves with all in it."""
 
 from __future__ import annotations
 
@@ -6,29 +6,92 @@ import errno
 from collections.abc import Iterator
 from contextlib import aclosing
 
-from s3backfs.backup.node import Directory, Node
+from s3backfs.backup.node import Directory, Moving, Node
 from s3backfs.errors import FileSystemError
-from s3backfs.manifest.keys import KEY_MAX_BYTES, child_prefix, subtree_range
+from s3backfs.manifest.keys import (
+    KEY_MAX_BYTES,
+    NAME_MAX_BYTES,
+    child_prefix,
+    subtree_range,
+)
 
 
-async def check_moved(node: Node, new_parent: Node, new_name: bytes) -> None:
-    """Refuse to move a directory to where something in it would have too long a key.
-
-    The tree is only walked if the longest key of all, which is known roughly, does not settle it.
-
-    Raises:
-        FileSystemError: ENAMETOOLONG.
-    """
+def check_directory(node: Node) -> None:
+    """Raise ENOTDIR unless names can hang below the node."""
     if node.directory is None:
-        return
-    names = node.backup.names
-    new_prefix_bytes = len(child_prefix(new_parent.prefix(), new_name))
-    longest_bytes = new_prefix_bytes + names.longest_key_bytes - len(node.prefix())
-    if longest_bytes > KEY_MAX_BYTES:
-        longest_bytes = new_prefix_bytes + await _longest_below(node)
+        raise FileSystemError(errno.ENOTDIR)
+
+
+def check_name(parent: Node, name: bytes) -> None:
+    """Raise ENAMETOOLONG for what has no key in the manifest, ENOENT below what was removed."""
+    check_directory(parent)
+    if len(name) > NAME_MAX_BYTES:
+        raise FileSystemError(errno.ENAMETOOLONG)
+    if parent.parent is None and parent is not parent.backup.names.top:
+        raise FileSystemError(errno.ENOENT)
+    if parent.prefix_bytes() + 1 + len(name) > KEY_MAX_BYTES:
+        raise FileSystemError(errno.ENAMETOOLONG)
+
+
+class Move:
+    """One name's way to another place; inside `with`, names made below it meanwhile are counted.
+
+    `measure` looks at what is below and may take long; `check` decides at the moment of the move.
+    """
+
+    def __init__(self, node: Node, new_parent: Node, new_name: bytes) -> None:
+        self._node = node
+        self._new_parent = new_parent
+        self._new_name = new_name
+        self._moving = Moving(node)
+
+    def __enter__(self) -> Move:
+        self._node.backup.names.moving.append(self._moving)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._node.backup.names.moving.remove(self._moving)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it has to be measured again."""
+        return self._moving.is_stale
+
+    async def measure(self) -> None:
+        """Find the longest key below a directory.
+
+        The tree is only walked if the longest key of all, which is known roughly, does not settle
+        it.
+
+        Raises:
+            FileSystemError: ENAMETOOLONG.
+        """
+        self._moving.is_stale = False
+        if self._node.directory is None:
+            return
+        names = self._node.backup.names
+        roughly_bytes = names.longest_key_bytes - len(self._node.prefix())
+        if self._new_prefix_bytes() + roughly_bytes > KEY_MAX_BYTES:
+            roughly_bytes = await _longest_below(self._node)
+        self._moving.longest_bytes = max(self._moving.longest_bytes, roughly_bytes)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse to move a directory to where something in it would have too long a key.
+
+        Raises:
+            FileSystemError: ENAMETOOLONG.
+        """
+        if self._node.directory is None:
+            return
+        longest_bytes = self._new_prefix_bytes() + self._moving.longest_bytes
         if longest_bytes > KEY_MAX_BYTES:
             raise FileSystemError(errno.ENAMETOOLONG)
-    names.longest_key_bytes = max(names.longest_key_bytes, longest_bytes)
+        names = self._node.backup.names
+        names.longest_key_bytes = max(names.longest_key_bytes, longest_bytes)
+
+    def _new_prefix_bytes(self) -> int:
+        return len(child_prefix(self._new_parent.prefix(), self._new_name))
 
 
 async def _longest_below(node: Node) -> int:

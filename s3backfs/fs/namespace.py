@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import stat
 import time
+from collections.abc import Sequence
 
 import msgspec
 
@@ -20,11 +21,12 @@ from s3backfs.errors import FileSystemError
 from s3backfs.fs import acl
 from s3backfs.fs.caller import Caller
 from s3backfs.fs.joining import find_joined
-from s3backfs.fs.lengths import check_moved
+from s3backfs.fs.lengths import Move, check_directory, check_name
+from s3backfs.manifest import keys
 from s3backfs.manifest.entry import Entry, Extra, extra_of, with_extra
-from s3backfs.manifest.keys import KEY_MAX_BYTES, entry_key, link_key
+from s3backfs.manifest.keys import entry_key, link_key
 
-NAME_MAX_BYTES = 255
+NAME_MAX_BYTES = keys.NAME_MAX_BYTES
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -63,6 +65,8 @@ async def make(
     await _check_free(parent, name)
     birth_name = await parent.backup.names.birth_name(parent, name)
     await _prepare(parent)
+    # It may have been moved deeper meanwhile, or removed.
+    check_name(parent, name)
     above = _present(parent)
     now_ns = time.time_ns()
     gid = caller.gid
@@ -152,12 +156,12 @@ async def rename(parent: Node, name: bytes, new_parent: Node, new_name: bytes, f
     if flags & RENAME_EXCHANGE:
         if other is None:
             raise FileSystemError(errno.ENOENT)
-        await check_moved(other, parent, name)
-        await check_moved(node, new_parent, new_name)
-        await _prepare(parent, new_parent, node, other)
-        if other is node:
-            return
-        _exchange(parent, name, node, new_parent, new_name, other)
+        with Move(other, parent, name) as back, Move(node, new_parent, new_name) as forth:
+            await _prepare_moves([back, forth], parent, new_parent, node, other)
+            check_name(parent, name)
+            check_name(new_parent, new_name)
+            if other is not node:
+                _exchange(parent, name, node, new_parent, new_name, other)
         return
     await parent.backup.writable()
     if other is not None and flags & RENAME_NOREPLACE:
@@ -166,9 +170,11 @@ async def rename(parent: Node, name: bytes, new_parent: Node, new_name: bytes, f
         return
     if other is not None:
         await _check_replaceable(node, other)
-    await check_moved(node, new_parent, new_name)
-    await _prepare(parent, new_parent, node, *([other] if other is not None else []))
-    _move(parent, name, node, new_parent, new_name, other)
+    with Move(node, new_parent, new_name) as move:
+        others = [] if other is None else [other]
+        await _prepare_moves([move], parent, new_parent, node, *others)
+        check_name(new_parent, new_name)
+        _move(parent, name, node, new_parent, new_name, other)
 
 
 async def link(node: Node, new_parent: Node, new_name: bytes) -> Node:
@@ -190,28 +196,12 @@ async def link(node: Node, new_parent: Node, new_name: bytes) -> Node:
     elif node.link_id not in node.backup.names.links:
         raise FileSystemError(errno.ENOENT)
     await _prepare(node, new_parent)
+    check_name(new_parent, new_name)
     _add_name(node, new_parent, new_name)
     return node
 
 
 # -- parts -----------------------------------------------------------------------------------
-
-
-def check_directory(node: Node) -> None:
-    """Raise ENOTDIR unless names can hang below the node."""
-    if node.directory is None:
-        raise FileSystemError(errno.ENOTDIR)
-
-
-def check_name(parent: Node, name: bytes) -> None:
-    """Raise ENAMETOOLONG for what has no key in the manifest, ENOENT below what was removed."""
-    check_directory(parent)
-    if len(name) > NAME_MAX_BYTES:
-        raise FileSystemError(errno.ENAMETOOLONG)
-    if parent.parent is None and parent is not parent.backup.names.top:
-        raise FileSystemError(errno.ENOENT)
-    if parent.prefix_bytes() + 1 + len(name) > KEY_MAX_BYTES:
-        raise FileSystemError(errno.ENAMETOOLONG)
 
 
 async def _check_free(parent: Node, name: bytes) -> None:
@@ -233,6 +223,22 @@ async def _prepare(*nodes: Node) -> None:
         await nodes[0].backup.writable()
         if all(node.entry is not None for node in nodes):
             return
+
+
+async def _prepare_moves(moves: Sequence[Move], *nodes: Node) -> None:
+    """Prepare, and make sure at that same moment that no key gets too long.
+
+    Raises:
+        FileSystemError: ENAMETOOLONG.
+    """
+    while True:
+        for move in moves:
+            await move.measure()
+        await _prepare(*nodes)
+        if not any(move.is_stale for move in moves):
+            break
+    for move in moves:
+        move.check()
 
 
 def _present(node: Node) -> Entry:
@@ -377,6 +383,7 @@ async def _clone(node: Node, new_parent: Node, new_name: bytes) -> Node:
             target.forget_clone(group)
         return joined
     source = await _lasting_entry(node, new_parent)
+    check_name(new_parent, new_name)
     extra = msgspec.structs.replace(extra_of(source), ino=0, link_id=None, nlink=0)
     entry = with_extra(source, extra)
     clone = target.names.create(new_parent, new_name, entry, new_name)

@@ -12,8 +12,9 @@ from s3backfs.backup.catalogue import Catalogue
 from s3backfs.backup.node import Node
 from s3backfs.errors import FileSystemError
 from s3backfs.fs.caller import Caller
-from s3backfs.fs.namespace import NAME_MAX_BYTES, RENAME_NOREPLACE, make_top
+from s3backfs.fs.namespace import RENAME_NOREPLACE, make_top
 from s3backfs.manifest.entry import Entry
+from s3backfs.manifest.keys import NAME_MAX_BYTES
 
 log = logging.getLogger(__name__)
 

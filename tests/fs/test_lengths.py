@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import errno
 import stat
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from s3backfs.errors import FileSystemError
 from s3backfs.fs.namespace import RENAME_EXCHANGE
@@ -64,3 +69,44 @@ async def test_the_longest_key_of_all_can_be_moved(world: World, kernel: Kernel)
     kernel.forget()
     kernel = await world.mount()
     assert len(await kernel.walk((b"one",))) == 1 + 17 + 16
+
+
+async def outcomes(kernel: Kernel, *works: Callable[[], Awaitable[object]]) -> list[int]:
+    """Begin several changes while none is allowed, then let them all go on; give their errors."""
+    found: list[int] = []
+
+    async def run(work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        except FileSystemError as error:
+            found.append(error.errno_code)
+
+    backup = kernel.backup(b"one")
+    backup.freeze()
+    async with trio.open_nursery() as nursery:
+        for work in works:
+            nursery.start_soon(run, work)
+        await trio.testing.wait_all_tasks_blocked()
+        backup.thaw()
+    return found
+
+
+@pytest.mark.parametrize("flags", [0, RENAME_EXCHANGE])
+@pytest.mark.parametrize("attempt", range(6))
+def test_a_name_made_while_its_directory_moves(tmp_path: Path, flags: int, attempt: int) -> None:
+    """Of two changes that together make too long a key the later one is refused."""
+
+    @in_world()
+    async def walk(world: World, kernel: Kernel) -> None:
+        target = await make_deep(kernel, b"target", 16)
+        deep = (*await make_deep(kernel, b"moved", 15), NAME)
+        new = (*target, b"moved")
+        if flags:
+            await kernel.make(new, DIRECTORY)
+        await kernel.backup(b"one").checkpoint()
+        make = partial(kernel.make, deep, DIRECTORY)
+        move = partial(kernel.rename, (b"one", b"moved"), new, flags)
+        assert await outcomes(kernel, make, move) == [errno.ENAMETOOLONG]
+        await kernel.backup(b"one").checkpoint()
+
+    walk(tmp_path)
