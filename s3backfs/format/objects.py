@@ -18,7 +18,7 @@ import msgspec
 from s3backfs.errors import IntegrityError, UnsupportedFormatError
 from s3backfs.format.frame import compress, open_frame, seal_frame
 from s3backfs.format.keys import Keyring
-from s3backfs.format.refs import FORMAT, MAGIC, Buffer, Kind
+from s3backfs.format.refs import FORMAT, MAGIC, Buffer, Kind, newer_format
 
 _HEADER = struct.Struct("<4sBBII")
 HEADER_BYTES = _HEADER.size
@@ -47,7 +47,7 @@ def read_header(data: Buffer) -> Header:
     """Read what stands in clear in front of a single object.
 
     Raises:
-        UnsupportedFormatError: a newer program wrote it.
+        UnsupportedFormatError: a newer program wrote it, or the byte that says so is damaged.
         IntegrityError: this is no such object.
     """
     if len(data) < HEADER_BYTES:
@@ -56,9 +56,7 @@ def read_header(data: Buffer) -> Header:
     if magic != MAGIC or not version:
         raise IntegrityError("the object is not one of s3backfs")
     if version > FORMAT:
-        raise UnsupportedFormatError(
-            f"the object has format {version}; this program knows format {FORMAT}"
-        )
+        raise UnsupportedFormatError(newer_format("the object", version))
     return Header(kind, epoch, plain_length)
 
 

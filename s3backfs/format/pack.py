@@ -19,7 +19,7 @@ import msgspec
 
 from s3backfs.errors import IntegrityError, UnsupportedFormatError
 from s3backfs.format.frame import FrameCipher, compress, open_frame, seal_frame
-from s3backfs.format.refs import FORMAT, MAGIC, U32, U63, Buffer, Id, Kind, Ref
+from s3backfs.format.refs import FORMAT, MAGIC, U32, U63, Buffer, Id, Kind, Ref, newer_format
 
 TAIL_BYTES = 64 * 1024
 """How much of a pack's end to read at first: table and footer of most packs are in it."""
@@ -124,7 +124,7 @@ def decode_footer(tail: Buffer, pack_length: int) -> Footer:
     if magic != MAGIC:
         raise IntegrityError("this is not the end of a pack")
     if version > FORMAT:
-        raise UnsupportedFormatError(f"a pack has format {version}; this program knows {FORMAT}")
+        raise UnsupportedFormatError(newer_format("the pack", version))
     footer_is_sound = version == FORMAT and not zero and kind in (Kind.DATA, Kind.META)
     if not footer_is_sound or length + FOOTER_BYTES > pack_length:
         raise IntegrityError("the footer of a pack is damaged")

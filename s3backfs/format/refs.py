@@ -27,6 +27,14 @@ U32: TypeAlias = Annotated[int, Meta(ge=0, lt=2**32)]
 U63: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
+def newer_format(what: str, version: int) -> str:
+    """What to say of a version that stands in clear: it is heeded before anything proves it."""
+    return (
+        f"{what} is of format {version}, newer than the format {FORMAT} that this program knows, or"
+        " it is damaged: upgrade s3backfs, or look with s3backfs check"
+    )
+
+
 class Kind(IntEnum):
     """What an encrypted object or frame is; part of the associated data of each."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import trio
 
+from s3backfs.errors import UnsupportedFormatError
 from s3backfs.format.keys import Keyring
 from s3backfs.format.pack import FOOTER_BYTES, TAIL_BYTES, PackTable, decode_footer, open_pack_table
 from s3backfs.format.refs import Kind
@@ -36,7 +37,10 @@ async def load_pack_table(
     """
     key = pack_key(kind, pack_id)
     tail = (await store.get(key, offset=-min(length_bytes, TAIL_BYTES))).data
-    footer = decode_footer(tail, length_bytes)
+    try:
+        footer = decode_footer(tail, length_bytes)
+    except UnsupportedFormatError as error:
+        raise UnsupportedFormatError(f"{key}: {error}") from error
     if footer.tail_length > len(tail):
         tail = (await store.get(key, offset=-footer.tail_length)).data
     cipher = keyring.pack_cipher(kind, pack_id, footer.epoch)

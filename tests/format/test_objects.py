@@ -121,7 +121,7 @@ def test_newer_format(encode: Encode, decode: Decode, value: Any) -> None:
     """An object of a newer format is told from a damaged one."""
     data = bytearray(encode(AES, "dir/name", value))
     data[4] = 2
-    with pytest.raises(UnsupportedFormatError, match=r"dir/name.*format 2"):
+    with pytest.raises(UnsupportedFormatError, match=r"dir/name.*format 2.*damaged.*upgrade"):
         decode(AES, "dir/name", bytes(data))
 
 
