@@ -80,7 +80,7 @@ def test_newer_format() -> None:
     """A pack of a newer format is told from a damaged one."""
     tail = bytearray(encode_pack_tail(AES.pack_cipher(Kind.META, PACK_ID), 200, ROWS))
     tail[-7] = 2
-    with pytest.raises(UnsupportedFormatError, match="format 2.*damaged.*upgrade"):
+    with pytest.raises(UnsupportedFormatError, match=r"format 2.*damaged.*upgrade"):
         decode_footer(tail, 200 + len(tail))
 
 
