@@ -31,6 +31,10 @@ class RepositoryNodes:
         """
         return await self.repository.reader.read_node(ref, decode)
 
+    def is_at_hand(self, ref: Ref) -> bool:
+        """Whether a node is among the decoded ones."""
+        return self.repository.reader.has_node(ref)
+
     def expect_nodes(self, refs: Sequence[Ref]) -> None:
         """Let nodes that will be read soon come along with those that are read now."""
         self.repository.reader.prefetch_nodes(refs)

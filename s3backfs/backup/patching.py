@@ -30,6 +30,10 @@ class PatchingNodes:
         """Read a node, see `RepositoryNodes`."""
         return await self._nodes.load_node(ref, decode)
 
+    def is_at_hand(self, ref: Ref) -> bool:
+        """Whether a node is in memory."""
+        return self._nodes.is_at_hand(ref)
+
     def expect_nodes(self, refs: Sequence[Ref]) -> None:
         """Hear which nodes a walk will load soon."""
         self._nodes.expect_nodes(refs)

@@ -29,6 +29,9 @@ class NodeStore(Protocol):
     async def load_node(self, ref: Ref, decode: Callable[[bytes], T]) -> T:
         """Read a node and decode it; the decoded one may come from a cache."""
 
+    def is_at_hand(self, ref: Ref) -> bool:
+        """Whether a node is in memory."""
+
     def expect_nodes(self, refs: Sequence[Ref]) -> None:
         """Hear which nodes a walk will load soon."""
 
@@ -139,6 +142,9 @@ class Cursor(Generic[V]):
         if not self._path or self._loaded is not None:
             return
         node, number = self._path[-1]
+        if self._nodes.store.is_at_hand(node.value(number).ref):
+            # Nothing is read now, and what is read next announces the nodes behind it.
+            return
         following = node.values(number + 1, min(len(node), number + 1 + NODES_AHEAD))
         self._nodes.store.expect_nodes([child.ref for child in following])
 

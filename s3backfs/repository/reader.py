@@ -196,6 +196,10 @@ class Reader:
         node: T = known
         return node
 
+    def has_node(self, ref: Ref) -> bool:
+        """Whether `read_node` would find a node decoded."""
+        return ref in self._nodes
+
     async def read_node_bytes(self, ref: Ref) -> bytes:
         """Read a manifest node as it was before it was compressed, see `read_node`."""
         return bytes(await self._range(Kind.META, ref, 0, ref.chunk_length))

@@ -53,6 +53,9 @@ class MemoryNodes:
             raise IntegrityError("no such node")
         return decode(self.data[ref.id])
 
+    def is_at_hand(self, ref: Ref) -> bool:
+        return True
+
     def expect_nodes(self, refs: Sequence[Ref]) -> None:
         """Nothing takes time here."""
 
