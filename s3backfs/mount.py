@@ -21,6 +21,7 @@ import pyfuse3
 import trio
 
 from s3backfs.backup.catalogue import Catalogue
+from s3backfs.backup.finding import RootObjects, list_root_objects
 from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.config import MountConfig, make_private_dir
@@ -44,7 +45,7 @@ from s3backfs.fuse.polling import poll_before_sleeping
 from s3backfs.fuse.unmounting import note_helper, run_unmount
 from s3backfs.key_service import unwrapper
 from s3backfs.memory import bound_allocator
-from s3backfs.repository.opening import open_repository
+from s3backfs.repository.opening import OpenedRepository, open_repository
 from s3backfs.repository.repository import Repository, RepositoryOptions, open_for_mount
 from s3backfs.service import notify_service
 from s3backfs.store.around import Policy, WrappedStore
@@ -53,6 +54,7 @@ from s3backfs.store.counting import Counting
 from s3backfs.store.location import parse_url
 from s3backfs.store.open import open_store
 from s3backfs.store.retrying import Impatient, Outage, Retrying
+from s3backfs.store.together import both
 from s3backfs.store.unlisted import Unlisted
 
 log = logging.getLogger(__name__)
@@ -95,6 +97,7 @@ class _Mount:
         self._is_signalled = False
         self._device: int | None = None
         self._torn: set[bytes] = set()
+        self._roots: RootObjects | None = None
         self._finished = trio.Event()
         self._finish = Finish()
         self._ended = trio.Event()
@@ -109,13 +112,17 @@ class _Mount:
             counted = WrappedStore(raw, self._counting)
             # A person looks on: they hear soon that S3 is away. Later, writers wait for it.
             patience_s = min(PATIENCE_S, self._config.retry_for_s)
-            opened = await open_repository(
-                WrappedStore(counted, Retrying(patience_s), Impatient(PATIENCE_S, location.url)),
-                passphrase,
-                must_be_encrypted=self._config.must_be_encrypted,
-                unwrap=unwrapper(self._config.store),
-                slot_id=self._config.key_slot,
+            asking = WrappedStore(
+                counted, Retrying(patience_s), Impatient(PATIENCE_S, location.url)
             )
+            # Roots can be listed without a key; who may not do that is told so when it matters.
+            opened, roots = await both(
+                lambda: self._open_repository(asking, passphrase),
+                lambda: list_root_objects(asking),
+            )
+            if isinstance(opened, S3backfsError):
+                raise opened
+            self._roots = roots if isinstance(roots, RootObjects) else None
             patience = Retrying(patience_s, on_change=self._note_outage)
             store = WrappedStore(counted, patience, *self._reading_policies())
             options = _repository_options(self._config, opened.parameters)
@@ -124,6 +131,17 @@ class _Mount:
                 patience.retry_for_s = self._config.retry_for_s
                 await self._serve(filesystem, on_ready)
         return self._finish.exit_code
+
+    async def _open_repository(
+        self, store: Store, passphrase: Callable[[], bytes] | None
+    ) -> OpenedRepository:
+        return await open_repository(
+            store,
+            passphrase,
+            must_be_encrypted=self._config.must_be_encrypted,
+            unwrap=unwrapper(self._config.store),
+            slot_id=self._config.key_slot,
+        )
 
     def _reading_policies(self) -> list[Policy]:
         # Who restores one backup may have credentials that list nothing.
@@ -146,7 +164,7 @@ class _Mount:
             may_forget=config.allow_forget,
             only=config.backup,
         )
-        await catalogue.refresh(is_forced=True)
+        await catalogue.refresh(is_forced=True, listed=self._roots)
         await catalogue.take_over_own(is_forced=config.take_over)
         if config.backup is None:
             repository.retire_dead_writers()

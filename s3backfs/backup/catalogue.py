@@ -14,10 +14,12 @@ import msgspec
 import trio
 
 from s3backfs.backup.backup import Backup, printable
-from s3backfs.backup.copies import Beside
+from s3backfs.backup.copies import Beside, list_beside
 from s3backfs.backup.finding import (
     Found,
+    RootObjects,
     gone,
+    list_roots,
     load_all,
     look,
     look_for,
@@ -43,6 +45,7 @@ from s3backfs.format.refs import ID_BYTES
 from s3backfs.format.root import BackupState, Owner, Root, Seen, Statistics
 from s3backfs.repository.leases import has_run_out
 from s3backfs.repository.repository import Repository
+from s3backfs.store.together import open_together
 
 log = logging.getLogger(__name__)
 
@@ -92,33 +95,42 @@ class Catalogue:
 
     # -- the picture -------------------------------------------------------------------------
 
-    async def refresh(self, *, is_forced: bool = False) -> None:
-        """List the roots anew if the picture is old; several calls share one listing."""
+    async def refresh(self, *, is_forced: bool = False, listed: RootObjects | None = None) -> None:
+        """List the roots anew if the picture is old; several calls share one listing.
+
+        One that was `listed` just now is taken instead.
+        """
         if not is_forced and trio.current_time() - self._refreshed_s < REFRESH_S:
             return
         begun = trio.current_time()
         async with self._lock:
             if self._refreshed_s >= begun:
                 return
-            found, beside = await self._look()
-            await self._take_in(found, beside)
+            if listed is not None and begun - listed.begun_s < REFRESH_S:
+                await self._take_in(listed.decoded(self.repository.keyring))
+            else:
+                await self._take_in(await self._look())
             self._refreshed_s = trio.current_time()
 
-    async def _look(self) -> tuple[dict[bytes, Found], Beside]:
+    async def _look(self) -> dict[bytes, Found]:
         """List all roots; who may not, and wants but one to read, looks for that."""
         store, keyring = self.repository.store, self.repository.keyring
         if not self._is_blind:
             try:
-                return await look(store, keyring)
+                return await list_roots(store, keyring)
             except DeniedError as error:
-                if self._only is None or not self._is_read_only:
-                    text = f"{error}; who may not list mounts with -o ro --backup NAME"
-                    raise DeniedError(text) from error
-                self._is_blind = True
+                self._go_blind(error)
         assert self._only is not None
-        return await look_for(store, keyring, self._only), Beside()
+        return await look_for(store, keyring, self._only)
 
-    async def _take_in(self, found: dict[bytes, Found], beside: Beside) -> None:
+    def _go_blind(self, error: DeniedError) -> None:
+        """Do without listings, as far as that is possible."""
+        if self._only is None or not self._is_read_only:
+            text = f"{error}; who may not list mounts with -o ro --backup NAME"
+            raise DeniedError(text) from error
+        self._is_blind = True
+
+    async def _take_in(self, found: dict[bytes, Found]) -> None:
         if self._only is not None:
             found = {name: entry for name, entry in found.items() if name == self._only}
         for name in set(self.backups) - set(found):
@@ -128,13 +140,33 @@ class Catalogue:
         for name in set(self.damaged) - set(found):
             del self.damaged[name]
         stale = [entry for entry in found.values() if self._is_stale(entry)]
-        fresh = await self._load(stale)
+        fresh, beside = await self._read(stale)
         for name in gone(fresh, beside):
             del fresh[name]
         fresh |= await self._newer(fresh, beside)
         self._hide_outdated(fresh)
         for name, held in fresh.items():
             self._take_root(name, held)
+
+    async def _read(self, stale: list[Found]) -> tuple[dict[bytes, HeldRoot], Beside]:
+        """Read roots, and meanwhile list what stands beside them.
+
+        That comes after the listing of the roots: a copy is stored before its root.
+        """
+        beside = Beside()
+
+        async def look_beside() -> None:
+            nonlocal beside
+            try:
+                beside = await list_beside(self.repository.store)
+            except DeniedError as error:
+                self._go_blind(error)
+
+        async with open_together() as nursery:
+            if not self._is_blind:
+                nursery.start_soon(look_beside)
+            fresh = await self._load(stale)
+        return fresh, beside
 
     async def _load(self, stale: list[Found]) -> dict[bytes, HeldRoot]:
         fresh = {}

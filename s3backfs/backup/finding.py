@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -43,34 +43,53 @@ class Found:
     is_sealed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class RootObjects:
+    """A listing of the roots that nobody has decoded yet, and when it was begun."""
+
+    begun_s: float
+    by_prefix: Mapping[str, Sequence[Listed]]
+
+    def decoded(self, keyring: Keyring) -> dict[bytes, Found]:
+        """The roots by name; a sealed one wins over an open one of the same name."""
+        found: dict[bytes, Found] = {}
+        for prefix in (OPEN_PREFIX, SEALED_PREFIX):
+            for listed in self.by_prefix[prefix]:
+                try:
+                    name = keyring.decode_name(listed.key[len(prefix) :])
+                except IntegrityError as error:
+                    _note_foreign(listed.key, str(error))
+                    continue
+                found[name] = Found(name, listed, prefix == SEALED_PREFIX)
+        return found
+
+
 async def list_roots(store: Store, keyring: Keyring) -> dict[bytes, Found]:
     """Every backup's root in the store; a sealed one wins over an open one of the same name.
 
     Raises:
         StoreError: the store would not list.
     """
-    found: dict[bool, list[Found]] = {False: [], True: []}
+    return (await list_root_objects(store)).decoded(keyring)
 
-    async def list_one(prefix: str, is_sealed: bool) -> None:
+
+async def list_root_objects(store: Store) -> RootObjects:
+    """List the roots, which takes no key.
+
+    Raises:
+        StoreError: the store would not list.
+    """
+    begun_s = trio.current_time()
+    found: dict[str, list[Listed]] = {OPEN_PREFIX: [], SEALED_PREFIX: []}
+
+    async def list_one(prefix: str) -> None:
         async for page in store.list(prefix):
-            found[is_sealed].extend(_found(keyring, prefix, page, is_sealed))
+            found[prefix].extend(page)
 
     async with open_together() as nursery:
-        nursery.start_soon(list_one, OPEN_PREFIX, False)
-        nursery.start_soon(list_one, SEALED_PREFIX, True)
-    return {entry.name: entry for entry in [*found[False], *found[True]]}
-
-
-def _found(keyring: Keyring, prefix: str, page: Iterable[Listed], is_sealed: bool) -> list[Found]:
-    found = []
-    for listed in page:
-        try:
-            name = keyring.decode_name(listed.key[len(prefix) :])
-        except IntegrityError as error:
-            _note_foreign(listed.key, str(error))
-            continue
-        found.append(Found(name, listed, is_sealed))
-    return found
+        for prefix in found:
+            nursery.start_soon(list_one, prefix)
+    return RootObjects(begun_s, found)
 
 
 @functools.lru_cache(maxsize=1000)

@@ -14,7 +14,7 @@ from base64 import b64decode
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import trio
 
@@ -44,11 +44,9 @@ from s3backfs.format.slots import MAX_SLOTS, Cost, Unlocked, slot_kind, slot_rep
 from s3backfs.format.unlocking import check_secret, open_slots, slots_of
 from s3backfs.repository.new_keys import NewKey, make_slot
 from s3backfs.store.base import IfAbsent, Listed, Store
+from s3backfs.store.together import both
 
 log = logging.getLogger(__name__)
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 Unwrap: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 """Asks the key management service that this machine trusts for the secret in a blob."""
@@ -287,7 +285,7 @@ async def _look(store: Store, slot_id: str | None = None) -> tuple[Locked, list[
             return [Listed(f"{KEYS_PREFIX}{slot_id}.json", 0, "", 0)]
         return await list_few(store, KEYS_PREFIX)
 
-    fetched, listed = await _both(lambda: get_small(store, REPOSITORY_KEY), find_slots)
+    fetched, listed = await both(lambda: get_small(store, REPOSITORY_KEY), find_slots)
     if isinstance(fetched, ObjectMissingError):
         raise _missing(store, listed) from fetched
     if isinstance(fetched, S3backfsError):
@@ -305,28 +303,6 @@ async def _look(store: Store, slot_id: str | None = None) -> tuple[Locked, list[
     if isinstance(listed, S3backfsError):
         raise listed
     return locked, listed
-
-
-async def _both(
-    first: Callable[[], Awaitable[A]], second: Callable[[], Awaitable[B]]
-) -> tuple[A | S3backfsError, B | S3backfsError]:
-    """Run two requests at once; an error stands in the place of its result."""
-    kept: list[B | S3backfsError] = []
-
-    async def keep() -> None:
-        kept.append(await _caught(second))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(keep)
-        answer = await _caught(first)
-    return answer, kept[0]
-
-
-async def _caught(call: Callable[[], Awaitable[A]]) -> A | S3backfsError:
-    try:
-        return await call()
-    except S3backfsError as error:
-        return error
 
 
 def _missing(store: Store, slots: Sequence[Listed] | S3backfsError) -> RepositoryMissingError:

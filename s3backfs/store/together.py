@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import trio
 
 from s3backfs.errors import S3backfsError
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @asynccontextmanager
@@ -30,3 +34,25 @@ def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
             yield from _leaves(error)
         else:
             yield error
+
+
+async def both(
+    first: Callable[[], Awaitable[A]], second: Callable[[], Awaitable[B]]
+) -> tuple[A | S3backfsError, B | S3backfsError]:
+    """Run two requests at once; an error stands in the place of its result."""
+    kept: list[B | S3backfsError] = []
+
+    async def keep() -> None:
+        kept.append(await _caught(second))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep)
+        answer = await _caught(first)
+    return answer, kept[0]
+
+
+async def _caught(call: Callable[[], Awaitable[A]]) -> A | S3backfsError:
+    try:
+        return await call()
+    except S3backfsError as error:
+        return error
