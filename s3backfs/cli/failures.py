@@ -14,6 +14,10 @@ INTERRUPTED_EXIT_CODE = 130
 BUG_EXIT_CODE = 70
 
 
+class InterruptedVerb(Exception):
+    """Somebody has pressed Ctrl-C."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """What the user is told; `text` is one line, or empty where there is nothing to say."""
@@ -33,17 +37,20 @@ def explain(error: BaseException) -> Failure:
         return Failure(_usage_text(cause), cause.exit_code)
     if isinstance(cause, click.ClickException):
         return Failure(_one_line(cause.format_message()), cause.exit_code)
-    if isinstance(cause, KeyboardInterrupt | click.Abort):
+    if isinstance(cause, KeyboardInterrupt | InterruptedVerb | click.Abort):
         return Failure("interrupted", INTERRUPTED_EXIT_CODE)
     text = f"{type(cause).__name__}: {cause}; this is a bug, run with S3BACKFS_DEBUG=1"
     return Failure(_one_line(text), BUG_EXIT_CODE)
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Find in a group the one error to tell: ours first, then the first that is none of ours."""
+    """Find in a group the one error to tell: an interrupt, else ours, else the first."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     leaves = [_cause(inner) for inner in error.exceptions]
+    for leaf in leaves:
+        if isinstance(leaf, KeyboardInterrupt):
+            return leaf
     return next((leaf for leaf in leaves if isinstance(leaf, S3backfsError)), leaves[0])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -11,7 +12,7 @@ from s3backfs import __version__
 from s3backfs.cli.check import check
 from s3backfs.cli.diff import diff
 from s3backfs.cli.doctor import doctor
-from s3backfs.cli.failures import explain
+from s3backfs.cli.failures import INTERRUPTED_EXIT_CODE, InterruptedVerb, explain
 from s3backfs.cli.find import find
 from s3backfs.cli.forget import delete, forget, unforget
 from s3backfs.cli.init import init
@@ -32,7 +33,19 @@ from s3backfs.cli.versions import versions
 from s3backfs.privacy import hide_memory
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Verbs(click.Group):
+    """A group that does not let click print an empty line where somebody pressed Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise InterruptedVerb from error
+
+
+@click.group(
+    cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, "-V", "--version", prog_name="s3backfs")
 def cli() -> None:
     """Back up to S3 with plain tools, through a mounted file system.
@@ -88,8 +101,10 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
         failure = explain(error)
+        if failure.exit_code == INTERRUPTED_EXIT_CODE and sys.stderr.isatty():
+            click.echo(err=True)  # the terminal has written ^C
         note(failure.text)
         return failure.exit_code
     return code if isinstance(code, int) else 0

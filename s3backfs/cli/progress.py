@@ -82,6 +82,8 @@ class Bar:
         kind, length = _kind(text), total or None
         if kind != self._kind:
             self._kind = kind
+            # Work that is over sooner than the screen is drawn anew is shown all the same.
+            self._progress.refresh()
             self._progress.reset(self._task, total=length)
         self._progress.update(self._task, description=_escaped(text), completed=done, total=length)
 
@@ -114,7 +116,7 @@ class Lines:
         self._every_s = every_s
         self._write = write
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._state = ("", 0.0, 0.0)
         self._kind = ""
         self._began_s = time.monotonic()
