@@ -6,7 +6,7 @@ import msgspec
 
 from s3backfs.format.lease import Moved, MovedRange
 from s3backfs.maintenance.compaction import store_table
-from s3backfs.repository.moved import MovedTables, plan_moved
+from s3backfs.repository.moved import MAX_HOPS, MovedTables, plan_moved
 from s3backfs.repository.repository import Repository
 
 
@@ -35,7 +35,9 @@ async def collapse_tables(
 async def _shortened(tables: MovedTables, part: MovedRange, gone: set[bytes]) -> MovedRange:
     """A range that leads to where its content is, if that is in one piece."""
     target = part.target
-    while target.pack_id in gone:
+    for _ in range(MAX_HOPS):
+        if target.pack_id not in gone:
+            break
         moved: Moved | None = await tables.load(target.pack_id)
         if moved is None:
             break
@@ -48,4 +50,7 @@ async def _shortened(tables: MovedTables, part: MovedRange, gone: set[bytes]) ->
         target = msgspec.structs.replace(
             found.target, slice_offset=found.offset, slice_length=found.length, id=target.id
         )
+    else:
+        # What leads round in a circle is lost: the table stays as it is.
+        return part
     return part if target is part.target else msgspec.structs.replace(part, target=target)

@@ -20,7 +20,7 @@ from s3backfs.maintenance.content import PackReader
 from s3backfs.maintenance.elsewhere import Elsewhere
 from s3backfs.maintenance.pack_rows import PackRows
 from s3backfs.maintenance.survey import PackListed
-from s3backfs.repository.moved import MovedTables, plan_moved
+from s3backfs.repository.moved import MovedTables, Part, plan_moved
 from s3backfs.repository.piece import Piece
 from s3backfs.repository.repository import Repository
 
@@ -32,6 +32,12 @@ class LostPart:
     epoch: int
     row: PackRow
     part: SliceRow
+
+    def is_in(self, moved: MovedRange) -> bool:
+        """Whether a moved range has bytes of it."""
+        is_before = self.part.offset < moved.offset + moved.length
+        is_behind = moved.offset < self.part.offset + self.part.length
+        return self.row.offset == moved.pack_offset and is_before and is_behind
 
 
 @dataclass(slots=True)
@@ -49,11 +55,13 @@ class Salvaged:
     def table(self, repository_id: bytes) -> Moved:
         """Say where everything is; the writer's barrier has been passed."""
         known = () if self.known is None else self.known.ranges
+        # What an older table says may lead to packs that are gone by now, or back to this one.
+        still_known = [each for each in known if not any(lost.is_in(each) for lost in self.lost)]
         fresh = [_range(*copy) for copy in self.copies]
         return Moved(
             repository_id=repository_id,
             pack_id=self.pack.pack_id,
-            ranges=tuple(_disjoint([*known, *fresh])),
+            ranges=tuple(_disjoint([*fresh, *still_known])),
         )
 
 
@@ -133,6 +141,8 @@ class Salvage:
             S3backfsError: the store did not give or take something.
         """
         damaged = [each for each in all_salvaged if each.lost]
+        for each in damaged:
+            each.lost = [lost for lost in each.lost if not await self._copy_known(each, lost)]
         for place in self._elsewhere:
             wanted = {lost.part.id: lost.part.length for each in damaged for lost in each.lost}
             if wanted:
@@ -148,13 +158,28 @@ class Salvage:
             else:
                 still_lost.append(lost)
         found_count = len(salvaged.lost) - len(still_lost)
-        known = () if salvaged.known is None else salvaged.known.ranges
-        salvaged.lost = [
-            lost
-            for lost in still_lost
-            if plan_moved(known, lost.row.offset, lost.part.offset, lost.part.length) is None
-        ]
+        salvaged.lost = still_lost
         return found_count
+
+    async def _copy_known(self, salvaged: Salvaged, lost: LostPart) -> bool:
+        """Copy a content from where it went before, if it is still there."""
+        known = () if salvaged.known is None else salvaged.known.ranges
+        plan = plan_moved(known, lost.row.offset, lost.part.offset, lost.part.length)
+        if plan is None:
+            return False
+        try:
+            data = b"".join([await self._read_moved(salvaged.pack.kind, part) for part in plan])
+        except IntegrityError:
+            return False
+        await self._copy(salvaged, lost.row, lost.part, data)
+        return True
+
+    async def _read_moved(self, kind: Kind, part: Part) -> bytes:
+        reader = self._repository.reader
+        if kind == Kind.META:
+            return await reader.read_node_bytes(part.target)
+        offset = part.offset - part.target.slice_offset
+        return bytes(await reader.read(part.target, offset, part.length))
 
     async def _find(self, pack: PackListed, lost: LostPart) -> bytes:
         for place in self._elsewhere:
@@ -182,7 +207,7 @@ def _range(pack_offset: int, offset: int, copy: Piece | Ref) -> MovedRange:
 def _disjoint(ranges: Iterable[MovedRange]) -> list[MovedRange]:
     """Sort ranges; of those that overlap the first in the sorted order stays."""
     kept: list[MovedRange] = []
-    # The sort is stable: what was known before comes before what is as long.
+    # The sort is stable: of two at one place the first that was given stays.
     for each in sorted(ranges, key=lambda found: (found.pack_offset, found.offset)):
         last = kept[-1] if kept else None
         is_behind = last is None or (each.pack_offset, each.offset) >= (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
+import msgspec
+
 from s3backfs.backup.copies import list_beside
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.backup.removals import REMOVED_PREFIX
@@ -17,7 +19,7 @@ from s3backfs.errors import (
     StoreError,
     UnsupportedFormatError,
 )
-from s3backfs.format.lease import decode_condemned, decode_lease, decode_moved
+from s3backfs.format.lease import Moved, decode_condemned, decode_lease, decode_moved
 from s3backfs.format.refs import Kind, Ref
 from s3backfs.format.removal import decode_removal
 from s3backfs.format.segment import decode_segment
@@ -38,7 +40,7 @@ from s3backfs.reporting import Report
 from s3backfs.repository.condemned import CONDEMNED_PREFIX
 from s3backfs.repository.index_sync import SEGMENT_PREFIX
 from s3backfs.repository.leases import LEASES_PREFIX
-from s3backfs.repository.moved import MovedTables, plan_moved
+from s3backfs.repository.moved import MAX_HOPS, MovedTables, plan_moved
 from s3backfs.repository.packing import pack_key
 from s3backfs.repository.repository import Repository
 
@@ -171,17 +173,17 @@ class Structure:
     async def _check_packs(self) -> None:
         """Hold what is referred to against the listing; tables lead on where packs are gone."""
         moved = MovedTables(self._store, self._keyring)
-        done: set[bytes] = set()
+        done = set(self.packs)
+        # Again and again: where contents went there may be patches of nodes somewhere else.
         while waiting := {
             each: kind for each, kind in self.references.packs().items() if each not in done
         }:
             for pack_id, kind in waiting.items():
                 done.add(pack_id)
-                listed = self.packs.get(pack_id)
-                if listed is None:
-                    await self._check_gone(pack_id, kind, moved)
-                else:
-                    self._check_end(listed)
+                await self._check_gone(pack_id, kind, moved)
+        for pack_id in self.references.packs():
+            if listed := self.packs.get(pack_id):
+                self._check_end(listed)
 
     def _check_end(self, listed: PackListed) -> None:
         """Whether the object is as long as what is referred to."""
@@ -193,27 +195,51 @@ class Structure:
                 self.note_lost(listed.kind, ref, text)
 
     async def _check_gone(self, pack_id: bytes, kind: Kind, moved: MovedTables) -> None:
-        try:
-            table = await moved.load(pack_id)
-        except IntegrityError as error:
-            remedy = pack_remedy(pack_id)
-            self.damages.append(Damage(What.MOVED, error.key, 0, error.message, remedy, pack_id))
-            table = None
-        except UnsupportedFormatError as error:
-            # The version stands in clear: damage can look like a newer format.
-            key, remedy = f"moved/{pack_id.hex()}", pack_remedy(pack_id)
-            self.damages.append(Damage(What.MOVED, key, 0, str(error), remedy, pack_id))
-            table = None
+        table = await self._load_table(pack_id, moved)
         for ref in list(self.references.refs(pack_id)):
-            parts = None
-            if table is not None:
-                parts = plan_moved(
-                    table.ranges, ref.pack_offset, ref.slice_offset, ref.slice_length
-                )
-            if parts is None:
+            found = await self._follow(ref, table, moved, MAX_HOPS)
+            if found is None:
                 self.note_lost(kind, ref, "the pack is gone")
             else:
-                self.references.mark([part.target for part in parts], kind)
+                self.references.mark(found, kind)
+
+    async def _follow(
+        self, ref: Ref, table: Moved | None, moved: MovedTables, hops_left: int
+    ) -> list[Ref] | None:
+        """Where a content is that was moved, perhaps several times; None if it is nowhere."""
+        if table is None or not hops_left:
+            return None
+        plan = plan_moved(table.ranges, ref.pack_offset, ref.slice_offset, ref.slice_length)
+        if plan is None:
+            return None
+        found: list[Ref] = []
+        for part in plan:
+            target: Ref = msgspec.structs.replace(
+                part.target, slice_offset=part.offset, slice_length=part.length
+            )
+            if target.pack_id in self.packs:
+                found.append(target)
+                continue
+            known = moved.known(target.pack_id) or await self._load_table(target.pack_id, moved)
+            below = await self._follow(target, known, moved, hops_left - 1)
+            if below is None:
+                return None
+            found += below
+        return found
+
+    async def _load_table(self, pack_id: bytes, moved: MovedTables) -> Moved | None:
+        key, remedy = f"moved/{pack_id.hex()}", pack_remedy(pack_id)
+        try:
+            return await moved.load(pack_id)
+        except IntegrityError as error:
+            text = error.message
+        except UnsupportedFormatError as error:
+            # The version stands in clear: damage can look like a newer format.
+            text = str(error)
+        damage = Damage(What.MOVED, key, 0, text, remedy, pack_id)
+        if damage not in self.damages:
+            self.damages.append(damage)
+        return None
 
     # -- what is neither root, node nor pack ---------------------------------------------------
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from s3backfs.errors import FileSystemError, S3backfsError
+from s3backfs.format.lease import Moved, MovedRange, encode_moved
 from s3backfs.format.refs import Kind
+from s3backfs.maintenance.checking import CheckOptions
 from s3backfs.maintenance.elsewhere import BucketCopy, Elsewhere, SourceTree
 from s3backfs.maintenance.mending import MendOptions, MendResult, PackRepair
 from s3backfs.maintenance.prune import Prune, PruneOptions
+from s3backfs.repository.moved import MovedTables
 from s3backfs.repository.packing import pack_id_of
 from s3backfs.repository.tables import load_pack_table
 from s3backfs.store.memory import MemoryStore
@@ -158,6 +162,87 @@ async def test_what_is_lost_is_stored_again(tmp_path: Path, no_delete: bool) -> 
         await machine.sync(b"next")
         await machine.repository.end_lease()
     assert await _large(place, b"next") == large(b"hit")
+
+
+async def _mend_anew(place: Place, key: str) -> set[str]:
+    """Repair a pack that stays, undo the condemning, and return the data packs that came."""
+    before = set(place.store.objects)
+    await _mend(place, key, options=MendOptions(wait_s=0, no_delete=True))
+    for name in _sets(place):
+        place.remove(name)
+    return {name for name in set(place.store.objects) - before if name.startswith("data/")}
+
+
+async def test_tables_do_not_lead_round_in_a_circle(tmp_path: Path) -> None:
+    """A pack whose copies were damaged, and led back to it, is salvaged for good.
+
+    A table that was left by a run that ended early leads from the pack to a copy that is gone by
+    now. What can be read goes to new places all the same, and a circle would be reported.
+    """
+    place, key = await _damaged(tmp_path, is_bundle=False)
+    (copy,) = await _mend_anew(place, key)
+    flawed = place.store.objects[key]
+    place.flip(copy, (await _rows(place, copy))[0][0] + 50)
+    assert (await _mend(place, copy)).deleted_packs == [copy]
+    place.store.damage(key, flawed)
+    assert (await _mend(place, key)).deleted_packs == [key]
+    assert [await _small(place, b"hit", number) for number in range(3)] == [
+        content(b"hit", number) for number in range(3)
+    ]
+    await _prune(place)
+    lost = {damage.offset for damage in (await place.check()).damages}
+    assert len(lost) == 1
+
+
+async def test_a_circle_of_tables_is_a_loss(tmp_path: Path) -> None:
+    """Check says what is lost where tables of packs that are gone lead to each other."""
+    place = await new_place(tmp_path)
+    key = place.key("data/", b"hit")
+    (copy,) = await _mend_anew_sound(place, key)
+    assert (await place.check()).damages == []
+    place.remove(key)
+    assert (await place.check()).damages == []
+    await _lead_back(place, key, copy)
+    place.remove(copy)
+    assert (await place.check(CheckOptions())).affected
+    await _prune(place)
+
+
+async def _mend_anew_sound(place: Place, key: str) -> set[str]:
+    """Let all of a sound pack be copied: its table is damaged while it is repaired."""
+    sound = place.store.objects[key]
+    place.flip(key, len(sound) - 30)
+    copies = await _mend_anew(place, key)
+    place.store.damage(key, sound)
+    return copies
+
+
+async def _lead_back(place: Place, key: str, copy: str) -> None:
+    """Store a table of the copy that leads to where its contents came from."""
+    keyring = place.opened.keyring
+    pack_id, copy_id = pack_id_of(key), pack_id_of(copy)
+    assert pack_id is not None
+    assert copy_id is not None
+    table = await MovedTables(place.store, keyring).load(pack_id)
+    assert table is not None
+    ranges = [
+        MovedRange(
+            part.target.pack_offset,
+            part.target.slice_offset,
+            part.length,
+            msgspec.structs.replace(
+                part.target,
+                pack_id=pack_id,
+                pack_offset=part.pack_offset,
+                slice_offset=part.offset,
+            ),
+        )
+        for part in table.ranges
+    ]
+    ranges.sort(key=lambda part: (part.pack_offset, part.offset))
+    back = Moved(repository_id=keyring.repository_id, pack_id=copy_id, ranges=tuple(ranges))
+    name = f"moved/{copy_id.hex()}"
+    await place.store.put(name, encode_moved(keyring, name, back))
 
 
 async def _prune(place: Place) -> None:
