@@ -37,6 +37,9 @@ CUT_BYTES = 8 * 1024 * 1024
 CROWDS_AHEAD = 16
 """Of so many crowds at once is what they lie over read ahead."""
 
+WINDOWS_AHEAD = 4
+"""So many crowded windows of 1 MiB are read while the first of them is written again."""
+
 MANY_SEGMENTS = 32768
 """A buffer in so many pieces is handed over too, whatever its size."""
 
@@ -361,8 +364,19 @@ class FileContent:
             windows = plan_defragment(self._extents.extents()) if len(self._extents) > 15 else []
         else:
             windows = plan_defragment(self._extents.extents())
-        for window in windows:
+        for number, window in enumerate(windows):
+            # The first time all of them, then the one that comes into sight.
+            seen = number + WINDOWS_AHEAD - 1 if number else 0
+            await self._expect_windows(windows[seen : number + WINDOWS_AHEAD])
             await self._rewrite(window)
+
+    async def _expect_windows(self, windows: Sequence[Window]) -> None:
+        """Let what lies in windows come while others are written; memory bounds how much does."""
+        wanted = []
+        for window in windows:
+            plan = await self._plan(window.file_offset, window.length, MAX_FILE_BYTES)
+            wanted += [extent.content for extent in plan if extent.content is not None]
+        self._repository.prefetch(wanted)
 
     async def _rewrite(self, window: Window) -> None:
         async with self._lock:

@@ -65,6 +65,29 @@ async def test_what_crowds_lie_over_is_read_at_once(world: World, kernel: Kernel
 
 
 @in_world()
+async def test_crowded_windows_are_read_ahead(world: World, kernel: Kernel) -> None:
+    """While one crowded window is read to be written again, those behind it are read too."""
+    data = bytearray(random.Random(3).randbytes(12 << 20))
+    await put(kernel, PATH, bytes(data))
+    await kernel.backup(b"one").checkpoint()
+    flights = Flights()
+    world.store = WrappedStore(world.store, flights)
+    kernel = await world.mount()
+    for first in (0, 1000):
+        flights.most_count = 0
+        handle = await kernel.open(await kernel.node(PATH), os.O_WRONLY)
+        # Too few at once to be a crowd, so that they are extents of their own.
+        for place in range(first, len(data), WINDOW_BYTES // 3):
+            await kernel.write(handle, place, b"new")
+            data[place : place + 3] = b"new"
+        await kernel.release(handle)
+    # A window lies in two packs at most.
+    assert flights.most_count > 2
+    await kernel.backup(b"one").checkpoint()
+    assert await content(kernel, PATH) == data
+
+
+@in_world()
 async def test_many_overwrites_leave_few_extents(world: World, kernel: Kernel) -> None:
     """Extents and buffered bytes stay bounded by the file, not by the number of writes."""
     size_bytes = WINDOW_BYTES * 32
