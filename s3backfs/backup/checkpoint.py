@@ -148,7 +148,7 @@ class _Checkpoint:
             return _Checked(top, ())
         losses.look_anew()
         finder = self._backup.losses
-        if finder.has_news:
+        if losses.packs_version != finder.packs_version:
             # One loss seldom comes alone, and what is in memory of the others may yet be saved.
             await self._repository.writer.look()
         found = await finder.look(top)

@@ -14,7 +14,7 @@ import msgspec
 
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.errors import IntegrityError
-from s3backfs.format.refs import Kind, Ref, Top
+from s3backfs.format.refs import Ref, Top
 from s3backfs.manifest.entry import Entry, Extent, extra_of, settled
 from s3backfs.manifest.layouts import Child
 from s3backfs.manifest.node import Node
@@ -35,14 +35,19 @@ class Found:
 
 
 class LossFinder:
-    """Looks through one backup's tree; subtrees that were found whole are not entered again."""
+    """Looks through one backup's tree; subtrees that were found whole are not entered again.
+
+    Unless something in a pack that the tree refers to has become suspect since.
+    """
 
     def __init__(self, nodes: RepositoryNodes) -> None:
         self._nodes = nodes
         self._losses = nodes.repository.losses
         self._whole: set[tuple[bytes, int]] = set()
+        self._packs: set[bytes] = set()
         self.version = 0
         """That of the losses when it looked last."""
+        self.packs_version = 0
 
     @property
     def has_news(self) -> bool:
@@ -55,14 +60,14 @@ class LossFinder:
         Raises:
             StoreError: the store would not say.
         """
-        version = self._losses.version
-        if version != self.version:
+        # Of now: what others meet meanwhile may lie in what was looked at already.
+        version, packs_version = self._losses.version, self._losses.packs_version
+        if self.has_news and not self._packs.isdisjoint(self._losses.suspect_packs()):
             self._whole.clear()
         found = Found()
         if top is not None and version:
             await self._enter(self._nodes.entries, top, found)
-        # What the walk itself has met is in `found`.
-        self.version = self._losses.version
+        self.version, self.packs_version = version, packs_version
         return found
 
     async def _enter(self, nodes: Nodes[Any], top: Top, found: Found) -> bool:
@@ -70,6 +75,8 @@ class LossFinder:
         place = (top.ref.pack_id, top.ref.pack_offset) if top.ref else None
         if place in self._whole:
             return True
+        if place is not None:
+            self._packs.add(place[0])
         try:
             node = await nodes.load_top(top)
         except IntegrityError as error:
@@ -83,7 +90,9 @@ class LossFinder:
 
     async def _look_at(self, nodes: Nodes[Any], node: Node[Any], found: Found) -> bool:
         """Look at what a node refers to, then below it."""
-        lost = await self._lost(node.refs(), Kind.META if node.height else Kind.DATA)
+        refs = node.refs()
+        self._packs.update(ref.pack_id for ref in refs)
+        lost = await self._lost(refs)
         found.packs |= {ref.pack_id for ref in lost}
         values = node.values(0, len(node))
         if node.height:
@@ -102,9 +111,9 @@ class LossFinder:
         below = [await self._enter(self._nodes.extents, top, found) for top in tops]
         return not lost and all(below)
 
-    async def _lost(self, refs: Iterable[Ref], kind: Kind) -> set[Ref]:
+    async def _lost(self, refs: Iterable[Ref]) -> set[Ref]:
         suspects = [ref for ref in refs if self._is_suspect(ref)]
-        return {ref for ref in suspects if await self._losses.is_lost(ref, kind)}
+        return {ref for ref in suspects if await self._losses.is_lost(ref)}
 
     def _is_suspect(self, ref: Ref) -> bool:
         base = ref.base

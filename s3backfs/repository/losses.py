@@ -40,7 +40,16 @@ class Losses:
     @property
     def version(self) -> int:
         """Grows with every new suspicion; 0 while there is none."""
-        return len(self._frames) + sum(map(len, self._packs))
+        return len(self._frames) + self.packs_version
+
+    @property
+    def packs_version(self) -> int:
+        """Grows with every pack that is suspected as a whole."""
+        return sum(map(len, self._packs))
+
+    def suspect_packs(self) -> set[bytes]:
+        """The packs in which anything is suspected."""
+        return {pack_id for pack_id, _ in self._frames}.union(*self._packs)
 
     def note(self, pack_ids: Iterable[bytes]) -> None:
         """Suspect packs that something else says are lost."""
@@ -57,22 +66,22 @@ class Losses:
         """Ask the store again which of the suspected packs are there."""
         self._absent.clear()
 
-    async def is_lost(self, ref: Ref, kind: Kind = Kind.DATA) -> bool:
+    async def is_lost(self, ref: Ref) -> bool:
         """Whether a place, or the base of its patch, is lost, and was moved nowhere.
 
         Raises:
             StoreError: the store would not say.
         """
         base = ref.base
-        if base is not None and await self._is_lost(base, kind, 0):
+        if base is not None and await self._is_lost(base, 0):
             return True
-        return await self._is_lost(ref, kind, 0)
+        return await self._is_lost(ref, 0)
 
-    async def _is_lost(self, ref: Ref, kind: Kind, hops: int) -> bool:
+    async def _is_lost(self, ref: Ref, hops: int) -> bool:
         if not self.is_suspect(ref):
             return False
         is_damaged = (ref.pack_id, ref.pack_offset) in self._frames
-        if not is_damaged and not await self._is_absent(ref.pack_id, kind):
+        if not is_damaged and not await self._is_absent(ref.pack_id):
             return False
         table = self._tables.known(ref.pack_id)
         if table is None:
@@ -85,16 +94,23 @@ class Losses:
         parts = plan_moved(table.ranges, ref.pack_offset, ref.slice_offset, ref.slice_length)
         if parts is None:
             return True
-        return any([await self._is_lost(part.target, kind, hops + 1) for part in parts])
+        return any([await self._is_lost(part.target, hops + 1) for part in parts])
 
-    async def _is_absent(self, pack_id: bytes, kind: Kind) -> bool:
+    async def _is_absent(self, pack_id: bytes) -> bool:
         known = self._absent.get(pack_id)
         if known is None:
-            try:
-                await self._store.head(pack_key(kind, pack_id))
-                known = False
-            except (ObjectMissingError, DeniedError):
-                # Who may not list is not told apart.
-                known = True
+            # Leaves of entries refer to contents and to nodes alike.
+            known = not (
+                await self._has(pack_key(Kind.DATA, pack_id))
+                or await self._has(pack_key(Kind.META, pack_id))
+            )
             self._absent[pack_id] = known
         return known
+
+    async def _has(self, key: str) -> bool:
+        try:
+            await self._store.head(key)
+        except (ObjectMissingError, DeniedError):
+            # Who may not list is not told what is missing.
+            return False
+        return True

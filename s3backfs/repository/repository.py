@@ -28,7 +28,7 @@ from s3backfs.repository.local_state import (
 from s3backfs.repository.losses import Losses
 from s3backfs.repository.opening import OpenedRepository
 from s3backfs.repository.piece import Piece
-from s3backfs.repository.reader import Caches, PackGoneError, Reader, ReaderLimits
+from s3backfs.repository.reader import Caches, Reader, ReaderLimits
 from s3backfs.repository.upload_notes import UploadNotes
 from s3backfs.repository.writer import Writer, WriterOptions
 from s3backfs.store.around import WrappedStore
@@ -129,13 +129,7 @@ class Repository:
                 return content.data[offset : offset + length]
             assert content.ref is not None
             content = content.ref
-        try:
-            return await self.reader.read(content, offset, length)
-        except PackGoneError:
-            # What is lost must not be lost to the next backup, too.
-            if self._index.is_usable(content.pack_id):
-                self.forget_packs([content.pack_id])
-            raise
+        return await self.reader.read(content, offset, length)
 
     async def store_node(
         self,

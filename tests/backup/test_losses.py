@@ -66,6 +66,11 @@ async def begin(
     await machine.sync(name)
 
 
+async def begin_other(machine: Machine) -> None:
+    await machine.make_backup(b"tuesday")
+    await machine.write_file(b"tuesday", b"other", data=OTHER)
+
+
 async def learn(machine: Machine, name: bytes) -> None:
     """Read what is lost."""
     with pytest.raises(IntegrityError, match="gone"):
@@ -196,6 +201,36 @@ async def test_what_is_in_memory_is_stored_again(tmp_path: Path) -> None:
         assert await machine.read(b"monday", b"other") == OTHER
         with pytest.raises(IntegrityError):
             await machine.read(b"monday", b"file")
+
+
+async def test_damage_elsewhere_is_no_loss_of_this_backup(tmp_path: Path) -> None:
+    """Lost packs of a sealed backup make no open one incomplete that does not need them."""
+    memory, opened = await new_repository()
+    async with booted(memory, opened, tmp_path / "home") as machine:
+        await begin(machine, b"monday")
+        await machine.catalogue.seal(machine.catalogue.backups[b"monday"])
+        await lose_contents(memory)
+        await begin_other(machine)
+        await learn(machine, b"monday")
+        await machine.sync(b"tuesday")
+        assert machine.catalogue.backups[b"tuesday"].root.incomplete == ()
+        assert machine.catalogue.backups[b"tuesday"].failure is None
+
+
+async def test_a_pack_of_nodes_that_is_lost_counts(tmp_path: Path) -> None:
+    """Where extents cannot be read the root names the pack that they were in."""
+    memory, opened = await new_repository()
+    async with booted(memory, opened, tmp_path / "home") as machine:
+        await begin(machine, b"monday", LARGE)
+    keys = [listed.key async for page in memory.list("meta/") for listed in page]
+    await memory.delete(keys)
+    async with booted(memory, opened, tmp_path / "new", take_over=True) as machine:
+        await machine.write_file(b"monday", b"more", data=OTHER)
+        with pytest.raises(IntegrityError, match="gone"):
+            await machine.read(b"monday", b"file")
+        await machine.sync(b"monday")
+        lost = machine.catalogue.backups[b"monday"].root.incomplete
+        assert lost == tuple(sorted(pack_id_of(key) or b"" for key in keys))
 
 
 async def test_a_late_seal_looks_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
