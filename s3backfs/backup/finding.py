@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
 from s3backfs.backup.backup import printable
 from s3backfs.backup.copies import Beside, list_beside
 from s3backfs.backup.roots import OPEN_PREFIX, SEALED_PREFIX, HeldRoot, load_copy, load_root
+from s3backfs.backup.tags import load_tags, merged
 from s3backfs.errors import (
     DeniedError,
     IntegrityError,
@@ -32,6 +33,8 @@ from s3backfs.store.together import open_together
 log = logging.getLogger(__name__)
 
 ROOTS_AT_ONCE = 32
+
+Tags = Mapping[bytes, Mapping[str, str | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,23 +215,33 @@ class BackupSummary:
     host: str = ""
     is_incomplete: bool = False
     """Whether it refers to packs that were lost, or was made of what was left of another one."""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 async def list_backups(store: Store, keyring: Keyring) -> list[BackupSummary]:
-    """Read every root, and say what it says."""
+    """Read every root and all tags, and say what they say."""
     found, beside = await look(store, keyring)
     loaded = await load_all(store, keyring, found.values())
     roots = {entry.name: held for entry, held in loaded if isinstance(held, HeldRoot)}
     roots |= await with_newer_copies(store, keyring, roots, beside)
     hidden = outdated(roots) | gone(roots, beside)
+    tags = await _tags(store, keyring)
     return [
-        _summary(entry, roots.get(entry.name, held))
+        _summary(entry, roots.get(entry.name, held), tags)
         for entry, held in loaded
         if entry.name not in hidden
     ]
 
 
-def _summary(found: Found, held: HeldRoot | S3backfsError) -> BackupSummary:
+async def _tags(store: Store, keyring: Keyring) -> Tags:
+    try:
+        return await load_tags(store, keyring)
+    except DeniedError as error:
+        log.warning("tags may not be read: %s", error)
+        return {}
+
+
+def _summary(found: Found, held: HeldRoot | S3backfsError, tags: Tags) -> BackupSummary:
     if isinstance(held, S3backfsError):
         log.error("backup %s cannot be read: %s", printable(found.name), held)
         return BackupSummary(found.name, "damaged")
@@ -245,4 +258,5 @@ def _summary(found: Found, held: HeldRoot | S3backfsError) -> BackupSummary:
         stored_bytes=root.statistics.stored_bytes,
         host=root.host,
         is_incomplete=bool(root.incomplete),
+        tags=merged(root, tags.get(root.backup_id, {})),
     )

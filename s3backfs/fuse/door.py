@@ -38,6 +38,7 @@ from s3backfs.fs.attributes import Changes
 from s3backfs.fs.caller import Caller
 from s3backfs.fs.filesystem import FileSystem
 from s3backfs.fs.root import CONTROL_NAME
+from s3backfs.fs.tags import is_tag_xattr
 from s3backfs.fs.versions import VERSIONS_NAME, VersionView
 from s3backfs.fuse import replies
 from s3backfs.fuse.directories import Directories
@@ -305,6 +306,7 @@ class Door(pyfuse3.Operations):
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
         node = self._node(inode)
+        await self._check_tag(node, name, ctx)
         member_of = functools.partial(is_member, ctx)
         await attributes.set_xattr(node, name, value, is_member=member_of)
 
@@ -326,7 +328,15 @@ class Door(pyfuse3.Operations):
 
     @request
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        await self._check_tag(self._node(inode), name, ctx)
         await attributes.remove_xattr(self._node(inode), name)
+
+    async def _check_tag(self, node: Node, name: bytes, ctx: RequestContext) -> None:
+        """Who may write into a backup may not therefore unlock it."""
+        if is_tag_xattr(node, name) and ctx.uid not in (0, self._owner[0]):
+            entry = await node.backup.names.present_entry(node)
+            if ctx.uid != entry.uid:
+                raise FUSEError(errno.EPERM)
 
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
         # The kernel checks permissions itself; without default_permissions only root mounts.

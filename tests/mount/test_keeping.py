@@ -141,6 +141,19 @@ def test_tags_are_attributes_of_the_top_directory(kept: Machine, other: Machine)
     kept.run("delete", "renamed")
 
 
+def test_lists_show_tags_and_notes(kept: Machine) -> None:
+    """`list` has columns for tags and notes where there are any, and always both in JSON."""
+    assert "tags" not in kept.run("list").stdout.splitlines()[0]
+    kept.run("tag", NAMES[1], "locked", "release=2.4", "--note", "before the [bold]upgrade")
+    header, _, tagged, *_ = kept.run("list").stdout.splitlines()
+    assert header.split()[-2:] == ["tags", "note"]
+    assert tagged.split("locked, release=2.4")[1].strip() == "before the [bold]upgrade"
+    told = {each["name"]: each["tags"] for each in json.loads(kept.run("list", "--json").stdout)}
+    tags = {"locked": "", "note": "before the [bold]upgrade", "release": "2.4"}
+    assert told == {**{name: {} for name in NAMES}, NAMES[1]: tags}
+    kept.run("tag", NAMES[1], *(f"--remove={name}" for name in tags))
+
+
 def _errno(call: Any, path: Path, *arguments: Any) -> int:
     with pytest.raises(OSError) as caught:  # noqa: PT011
         call(path, *arguments)
