@@ -28,7 +28,7 @@ async def tidy_removals(store: Store, keyring: Keyring, now_ns: int) -> int:
     }
     if not old:
         return 0
-    roots = await load_every_root(store, keyring)
+    roots = await load_every_root(store, keyring, with_seen=True)
     named = {seen.nonce for held in roots for seen in held.root.seen}
     named |= {held.root.owner.nonce for held in roots if held.key.startswith(TRASH_PREFIX)}
     keys = sorted(key for key, nonce in old.items() if nonce not in named)

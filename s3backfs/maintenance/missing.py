@@ -28,7 +28,7 @@ async def find_missing(repository: Repository, structure: Structure) -> list[Dam
         StoreError: the store would not give something.
     """
     sealed = [held.root for held in structure.roots if held.is_in_place]
-    newest = max(sealed, key=lambda root: root.sealed_ns, default=None)
+    newest = structure.newest
     if newest is None:
         return []
     there = {(root.name, root.owner.nonce) for root in sealed}

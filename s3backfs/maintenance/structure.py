@@ -22,6 +22,7 @@ from s3backfs.errors import (
 from s3backfs.format.lease import Moved, decode_condemned, decode_lease, decode_moved
 from s3backfs.format.refs import Kind, Ref
 from s3backfs.format.removal import decode_removal
+from s3backfs.format.root import Root
 from s3backfs.format.segment import decode_segment
 from s3backfs.format.tag import decode_tag
 from s3backfs.maintenance.findings import Damage, What, pack_remedy
@@ -32,6 +33,7 @@ from s3backfs.maintenance.survey import (
     decode_trashed,
     list_ids,
     list_packs,
+    without_seen,
 )
 from s3backfs.maintenance.walking import Step, Walk
 from s3backfs.manifest.entry import Entry, extra_of
@@ -59,6 +61,8 @@ class Structure:
         self.references = references
         self.roots: list[HeldRoot] = []
         self.packs: dict[bytes, PackListed] = {}
+        self.newest: Root | None = None
+        """The sealed root that stands in its place and was sealed last."""
         self.damages: list[Damage] = []
         self.lost: set[tuple[bytes, int]] = set()
         """Pack and offset of each frame that is known to be lost."""
@@ -102,10 +106,17 @@ class Structure:
         async def load() -> None:
             fetched = await self._store.get(key)
             root = decode_trashed(self._keyring, key, fetched.data)
-            self.roots.append(HeldRoot(root, key, fetched.etag))
+            self._take_root(HeldRoot(root, key, fetched.etag))
 
         if not names or self._name(key) in names:
             await self._guarded(What.ROOT, key, ROOT_REMEDY, load())
+
+    def _take_root(self, held: HeldRoot) -> None:
+        """Keep a root; only of the newest sealed one it matters what it has seen."""
+        newest = self.newest
+        if held.is_in_place and (newest is None or held.root.sealed_ns > newest.sealed_ns):
+            self.newest = held.root
+        self.roots.append(without_seen(held))
 
     async def _load_copy(self, copy: Any, names: Collection[bytes]) -> None:
         root = await load_copy(self._store, self._keyring, copy)

@@ -7,12 +7,20 @@ are listed one after the other, there and back, and whatever vanishes meanwhile 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+import msgspec
+import trio
 
 from s3backfs.backup.copies import Beside, list_beside
 from s3backfs.backup.roots import OPEN_PREFIX, SEALED_PREFIX, HeldRoot, load_copy
-from s3backfs.errors import IntegrityError, ObjectMissingError, RepositoryBusyError
+from s3backfs.errors import (
+    IntegrityError,
+    ObjectMissingError,
+    RepositoryBusyError,
+    S3backfsError,
+)
 from s3backfs.format.keys import Keyring
 from s3backfs.format.refs import ID_BYTES, Kind
 from s3backfs.format.root import Root, decode_root
@@ -22,6 +30,7 @@ from s3backfs.store.base import Listed, Store
 log = logging.getLogger(__name__)
 
 TRASH_PREFIX = "trash/"
+ROOTS_AT_ONCE = 16
 _ATTEMPTS = 16
 
 
@@ -74,11 +83,16 @@ def _id(text: str) -> bytes | None:
 
 
 async def load_every_root(
-    store: Store, keyring: Keyring, exceptions: Collection[bytes] = ()
+    store: Store,
+    keyring: Keyring,
+    exceptions: Collection[bytes] = (),
+    *,
+    with_seen: bool = False,
 ) -> list[HeldRoot]:
     """Read all roots: open ones and their copies, sealed ones, and those in the trash.
 
-    `exceptions` are names of backups that need not be readable.
+    `exceptions` are names of backups that need not be readable. What each root has seen is left
+    out, unless it is asked for: each sealed one names all those before it.
 
     Raises:
         IntegrityError, UnsupportedFormatError: a root cannot be read.
@@ -88,10 +102,13 @@ async def load_every_root(
     for _ in range(_ATTEMPTS):
         listing = await _list_roots(store)
         try:
-            for listed in listing:
-                place = (listed.key, listed.etag)
-                if place not in loaded and not _is_excepted(keyring, listed.key, exceptions):
-                    loaded[place] = await _load(store, keyring, listed.key)
+            fresh = [
+                listed
+                for listed in listing
+                if (listed.key, listed.etag) not in loaded
+                and not _is_excepted(keyring, listed.key, exceptions)
+            ]
+            await _load_all(store, keyring, fresh, loaded, with_seen=with_seen)
             beside = await list_beside(store)
             copies = [
                 HeldRoot(await load_copy(store, keyring, copy), copy.key, "")
@@ -117,9 +134,47 @@ async def _list_roots(store: Store) -> list[Listed]:
     return list(found.values())
 
 
+async def _load_all(
+    store: Store,
+    keyring: Keyring,
+    listing: Sequence[Listed],
+    into: dict[tuple[str, str], HeldRoot],
+    *,
+    with_seen: bool,
+) -> None:
+    """Load some roots, several at once; the first error is raised when all that began have ended.
+
+    Raises:
+        S3backfsError: a root is gone or cannot be read; others may have been loaded.
+    """
+    waiting, failures = iter(listing), list[S3backfsError]()
+
+    async def load() -> None:
+        for listed in waiting:
+            if failures:
+                return
+            try:
+                held = await _load(store, keyring, listed.key)
+            except S3backfsError as error:
+                failures.append(error)
+                return
+            into[listed.key, listed.etag] = held if with_seen else without_seen(held)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(ROOTS_AT_ONCE, len(listing))):
+            nursery.start_soon(load)
+    if failures:
+        raise failures[0]
+
+
 async def _load(store: Store, keyring: Keyring, key: str) -> HeldRoot:
     fetched = await store.get(key)
     return HeldRoot(decode_trashed(keyring, key, fetched.data), key, fetched.etag)
+
+
+def without_seen(held: HeldRoot) -> HeldRoot:
+    """Leave out which backups a root has seen: a thousand roots name half a million."""
+    return HeldRoot(msgspec.structs.replace(held.root, seen=()), held.key, held.etag)
 
 
 def decode_trashed(keyring: Keyring, key: str, data: bytes) -> Root:
