@@ -30,6 +30,7 @@ test-crash: $(STAMP)
 	CRASH_RUNS=$${CRASH_RUNS:-600} $(BIN)/pytest tests/crash
 	KILL_ROUNDS=$${KILL_ROUNDS:-30} FAULTS_LONG=1 $(BIN)/pytest tests/mount/test_kill.py \
 	    tests/mount/test_faults.py
+	PRUNE_ROUNDS=$${PRUNE_ROUNDS:-10} $(BIN)/pytest tests/mount/test_prune_kill.py
 
 # Long walks of chance on mounts, beside a plain directory; a failure names its seed.
 test-model: $(STAMP)
