@@ -367,10 +367,10 @@ def incompleteness(root: Root) -> IncompleteError | None:
     """What is wrong with a backup whose packs were lost."""
     if not root.incomplete:
         return None
-    first = root.incomplete[0].hex()
+    count, first = len(root.incomplete), root.incomplete[0].hex()
+    lost = f"1 pack is lost, {first}" if count == 1 else f"{count} packs are lost, as {first}"
     return IncompleteError(
-        f"the backup is incomplete: {len(root.incomplete)} packs that it needs are lost (one is"
-        f" {first}); write again the files that cannot be read"
+        f"the backup is incomplete: {lost}; write again the files that cannot be read"
     )
 
 
