@@ -10,6 +10,7 @@ Source: docs/format.md, "Removals".
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 
 from s3backfs.errors import ObjectMissingError
@@ -51,7 +52,7 @@ async def note_removal(store: Store, keyring: Keyring, root: Root, newest_sealed
         backup_id=root.backup_id,
         name=root.name,
         nonce=root.owner.nonce,
-        newest_sealed_ns=max(newest_sealed_ns, root.sealed_ns),
+        newest_sealed_ns=max(newest_sealed_ns, root.sealed_ns, time.time_ns()),
     )
     await store.put(key, encode_removal(keyring, key, removal))
 

@@ -17,6 +17,9 @@ from s3backfs.maintenance.structure import Structure
 from s3backfs.maintenance.survey import TRASH_PREFIX
 from s3backfs.repository.repository import Repository
 
+SLACK_NS = 600 * 1_000_000_000
+"""Who seals while another machine forgets may still have seen what goes; clocks differ a little."""
+
 REMEDY = "bring the object's older version back; if it was you, seal another backup"
 TRASH_REMEDY = "bring it back with `s3backfs unforget`; to remove it, forget it then"
 
@@ -54,7 +57,8 @@ async def _removal(repository: Repository, seen: Seen) -> Removal | None:
 def _is_explained(removal: Removal | None, seen: Seen, newest: Root, structure: Structure) -> bool:
     if removal is None or removal.name != seen.name:
         return False
-    return removal.newest_sealed_ns >= newest.sealed_ns or _is_in_trash(seen, structure)
+    is_fresh = removal.newest_sealed_ns + SLACK_NS >= newest.sealed_ns
+    return is_fresh or _is_in_trash(seen, structure)
 
 
 def _is_in_trash(seen: Seen, structure: Structure) -> bool:

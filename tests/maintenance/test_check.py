@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from s3backfs.maintenance import missing
 from s3backfs.maintenance.checking import CheckOptions
 from s3backfs.maintenance.findings import What
 from s3backfs.maintenance.left_behind import LONG_GONE_S
@@ -182,15 +183,18 @@ async def test_a_root_that_was_moved_to_the_trash_without_the_key(tmp_path: Path
     assert (damage.what, damage.key) == (What.BACKUP, key)
 
 
-async def test_an_old_note_explains_nothing(tmp_path: Path) -> None:
+async def test_an_old_note_explains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A note from before a backup came back is not believed after the next seal."""
+    monkeypatch.setattr(missing, "SLACK_NS", 0)
     place = await new_place(tmp_path)
     key = place.key("backups/", b"spared")
     await _forget(place, b"spared", and_empty=False)
     (note,) = [key for key in place.store.objects if key.startswith("removed/")]
     kept = place.store.objects[note]
     async with place.repository() as repository:
-        assert await unforget(repository, [b"spared"], lambda *_: None) == ([b"spared"], {})
+        assert (await unforget(repository, [b"spared"], lambda *_: None)).back == [b"spared"]
     assert note not in place.store.objects
     await place.fill(b"newest")
     await place.store.put(note, kept)
@@ -198,6 +202,21 @@ async def test_an_old_note_explains_nothing(tmp_path: Path) -> None:
     place.remove(key)
     (damage,) = (await place.check(STRUCTURE)).damages
     assert (damage.what, damage.key) == (What.BACKUP, key)
+
+
+async def test_who_seals_while_another_forgets(tmp_path: Path) -> None:
+    """A backup that was forgotten just before the newest seal, and was still seen, is no loss."""
+    place = await new_place(tmp_path)
+    async with place.machine() as sealing:
+        await sealing.make_backup(b"newest")
+        seen = sealing.catalogue._seen()
+        await _forget(place, b"spared", and_empty=False)
+        sealing.catalogue._seen = lambda: seen  # type: ignore[method-assign]
+        await sealing.catalogue.seal(sealing.catalogue.backups[b"newest"])
+        await sealing.repository.end_lease()
+    for key in await _trash_keys(place):
+        place.remove(key)
+    assert (await place.check(STRUCTURE)).damages == []
 
 
 @pytest.mark.parametrize("how", ["renamed", "reopened", "replaced"])
