@@ -14,13 +14,13 @@ from s3backfs.cli.options import DURATION, store_config, store_options
 from s3backfs.cli.progress import quiet_option
 from s3backfs.cli.terminal import format_time, note, print_json, print_table, printable
 from s3backfs.control import wire_name
-from s3backfs.errors import ConfigurationError, S3backfsError
+from s3backfs.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from s3backfs.format.keys import Keyring
     from s3backfs.maintenance.forgetting import ForgetPlan
     from s3backfs.maintenance.policy import Decision, Policy
-    from s3backfs.maintenance.trash import Trashed
+    from s3backfs.maintenance.trash import Returned, Trashed
     from s3backfs.reporting import Report
     from s3backfs.repository.repository import Repository
     from s3backfs.store.base import Store
@@ -242,20 +242,27 @@ def delete(words: tuple[str, ...], as_json: bool, dry_run: bool, **params: Any) 
 @click.command
 @click.argument("words", nargs=-1, metavar="URL [NAME]...")
 @click.option("--list", "only_list", is_flag=True, help="Show what is in the trash.")
+@click.option(
+    "--id", "ids", multiple=True, metavar="ID",
+    help="Bring this one back, of several with one name; --list shows the ids.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @quiet_option
 @store_options
-def unforget(words: tuple[str, ...], only_list: bool, as_json: bool, **params: Any) -> int:
+def unforget(
+    words: tuple[str, ...], only_list: bool, ids: tuple[str, ...], as_json: bool, **params: Any
+) -> int:
     """Bring forgotten backups back from the trash: those named, or all.
 
-    Of a name that was forgotten several times, the last one comes back. A backup of which the name
-    is taken, or that cannot be read any more, stays in the trash, and the exit code says so. While
-    a prune is at work it is refused.
+    Of several with one name, the one that was forgotten last comes back; --id chooses another. A
+    backup of which the name is taken, or that cannot be read any more, stays in the trash, and the
+    exit code says so. While a prune is at work it is refused.
 
     \b
     Examples:
       s3backfs unforget s3://bucket/prefix --list
       s3backfs unforget s3://bucket/prefix web1-monday
+      s3backfs unforget s3://bucket/prefix --id 3fa9c2d1
       s3backfs unforget s3://bucket/prefix
     """
     url, names = split_url(words, "URL")
@@ -264,20 +271,24 @@ def unforget(words: tuple[str, ...], only_list: bool, as_json: bool, **params: A
         trash = run_on_store(url, config, _list_trash)
         print_json([_trashed_as_json(each) for each in trash]) if as_json else _print_trash(trash)
         return 0
-    back, failed = run_maintaining(url, config, partial(_unforget, names=as_names(names)))
+    act = partial(_unforget, names=as_names(names), ids=ids)
+    result = run_maintaining(url, config, act)
     if as_json:
         print_json(
             {
-                "back": [wire_name(name) for name in back],
-                "failed": {wire_name(name): str(error) for name, error in failed.items()},
+                "back": [wire_name(name) for name in result.back],
+                "failed": {wire_name(name): str(error) for name, error in result.failed.items()},
+                "others": {wire_name(name): count for name, count in result.others.items()},
             }
         )
     else:
-        for name in back:
+        for name in result.back:
             click.echo(f"{printable(name)} is back")
-    for name, error in failed.items():
+        for name, count in result.others.items():
+            click.echo(f"{count} more that bore the name {printable(name)} in the trash (--list)")
+    for name, error in result.failed.items():
         note(f"{printable(name)} stays in the trash: {error}")
-    return next((error.exit_code for error in failed.values()), 0)
+    return next((error.exit_code for error in result.failed.values()), 0)
 
 
 async def _list_trash(store: Store, keyring: Keyring, _report: Report) -> list[Trashed]:
@@ -287,16 +298,17 @@ async def _list_trash(store: Store, keyring: Keyring, _report: Report) -> list[T
 
 
 async def _unforget(
-    repository: Repository, report: Report, names: Sequence[bytes]
-) -> tuple[list[bytes], dict[bytes, S3backfsError]]:
+    repository: Repository, report: Report, names: Sequence[bytes], ids: Sequence[str]
+) -> Returned:
     from s3backfs.maintenance.trash import unforget
 
-    return await unforget(repository, names, report)
+    return await unforget(repository, names, report, ids)
 
 
 def _trashed_as_json(trashed: Trashed) -> dict[str, Any]:
     return {
         "name": wire_name(trashed.name),
+        "id": trashed.id,
         "forgotten_ns": trashed.forgotten_ns,
         "sealed_ns": trashed.root.sealed_ns if trashed.root else None,
         "error": str(trashed.error) if trashed.error else None,
@@ -307,9 +319,10 @@ def _print_trash(trash: Sequence[Trashed]) -> None:
     rows = [
         (
             printable(each.name),
+            each.id,
             format_time(each.forgotten_ns),
             format_time(each.root.sealed_ns) if each.root else "damaged",
         )
         for each in trash
     ]
-    print_table(("backup", "forgotten", "sealed"), rows)
+    print_table(("backup", "id", "forgotten", "sealed"), rows)

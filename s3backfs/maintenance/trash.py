@@ -6,9 +6,10 @@ who brings a backup back keeps prune from beginning, as two prunes keep each oth
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from s3backfs.backup.finding import list_roots
 from s3backfs.backup.nodes import RepositoryNodes
@@ -34,6 +35,8 @@ from s3backfs.store.base import IfAbsent, Store
 
 log = logging.getLogger(__name__)
 
+ID_CHARS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Trashed:
@@ -45,6 +48,11 @@ class Trashed:
     root: Root | None
     data: bytes = b""
     error: S3backfsError | None = None
+
+    @property
+    def id(self) -> str:
+        """What tells it from others of its name."""
+        return hashlib.sha256(self.key.encode()).hexdigest()[:ID_CHARS]
 
 
 async def list_trash(store: Store, keyring: Keyring) -> list[Trashed]:
@@ -77,12 +85,17 @@ async def _load(store: Store, keyring: Keyring, key: str, modified_ns: int) -> T
         return Trashed(name, key, modified_ns, None, error=error)
 
 
-def choose(trash: Sequence[Trashed], names: Sequence[bytes]) -> list[Trashed]:
-    """Of each name what was forgotten last; without names, of all.
+def choose(
+    trash: Sequence[Trashed], names: Sequence[bytes], ids: Sequence[str] = ()
+) -> list[Trashed]:
+    """Those with some ids, and of each name what was forgotten last; without both, of all names.
 
     Raises:
-        ConfigurationError: a name is not in the trash.
+        ConfigurationError: a name or an id is not in the trash, or an id is that of several.
     """
+    by_id = [_with_id(trash, each) for each in dict.fromkeys(ids)]
+    if ids and not names:
+        return by_id
     newest: dict[bytes, Trashed] = {}
     for each in trash:
         newest.setdefault(each.name, each)
@@ -92,33 +105,61 @@ def choose(trash: Sequence[Trashed], names: Sequence[bytes]) -> list[Trashed]:
             raise ConfigurationError(
                 f"{shown!r} is not in the trash; `s3backfs unforget --list` shows it"
             )
-    return [newest[name] for name in (dict.fromkeys(names) if names else newest)]
+    return by_id + [newest[name] for name in (dict.fromkeys(names) if names else newest)]
+
+
+def _with_id(trash: Sequence[Trashed], wanted: str) -> Trashed:
+    found = [each for each in trash if wanted and each.id.startswith(wanted.lower())]
+    if len(found) != 1:
+        what = "is that of several" if found else "is not in the trash"
+        raise ConfigurationError(f"id {wanted!r} {what}; `s3backfs unforget --list` shows all")
+    return found[0]
+
+
+@dataclass(slots=True)
+class Returned:
+    """What came back, what did not and why, and how many more of the same names there are."""
+
+    back: list[bytes] = field(default_factory=list)
+    failed: dict[bytes, S3backfsError] = field(default_factory=dict)
+    others: dict[bytes, int] = field(default_factory=dict)
+    """By name: other backups that bore it and stay in the trash."""
 
 
 async def unforget(
-    repository: Repository, names: Sequence[bytes], report: Report
-) -> tuple[list[bytes], dict[bytes, S3backfsError]]:
-    """Bring back the backups named, or all, and say which came and why others did not.
+    repository: Repository, names: Sequence[bytes], report: Report, ids: Sequence[str] = ()
+) -> Returned:
+    """Bring back the backups chosen, see `choose`.
 
     Raises:
         RepositoryBusyError: a prune is at work.
-        ConfigurationError: a name is not in the trash; none has come back.
+        ConfigurationError: a name or id is not in the trash; none has come back.
     """
     agreement = Agreement(repository)
     await agreement.begin()
-    back: list[bytes] = []
-    failed: dict[bytes, S3backfsError] = {}
+    result = Returned()
     try:
-        for trashed in choose(await list_trash(repository.store, repository.keyring), names):
-            report("bringing back " + trashed.name.decode("utf-8", "backslashreplace"))
+        trash = await list_trash(repository.store, repository.keyring)
+        chosen = choose(trash, names, ids)
+        for number, trashed in enumerate(chosen):
+            shown = trashed.name.decode("utf-8", "backslashreplace")
+            report(f"bringing back {shown}", number, len(chosen))
             try:
                 await bring_back(repository, trashed)
-                back.append(trashed.name)
+                result.back.append(trashed.name)
             except S3backfsError as error:
-                failed[trashed.name] = error
+                result.failed[trashed.name] = error
+            result.others |= _others(trash, trashed)
     finally:
         await agreement.end()
-    return back, failed
+    return result
+
+
+def _others(trash: Sequence[Trashed], chosen: Trashed) -> dict[bytes, int]:
+    """How many other backups of this name are there; copies of the same one do not count."""
+    others = {each.data or each.key for each in trash if each.name == chosen.name}
+    count = len(others - {chosen.data or chosen.key})
+    return {chosen.name: count} if count else {}
 
 
 async def bring_back(repository: Repository, trashed: Trashed) -> None:
@@ -166,7 +207,9 @@ async def _check_free(store: Store, keyring: Keyring, trashed: Trashed) -> None:
 
 def _taken(trashed: Trashed) -> RepositoryExistsError:
     shown = trashed.name.decode("utf-8", "backslashreplace")
-    return RepositoryExistsError(f"there is a backup {shown!r}: rename or delete it first")
+    return RepositoryExistsError(
+        f"there is another backup {shown!r} by now: rename it in a mount (mv), or delete it, first"
+    )
 
 
 async def _check_was_there(store: Store, trashed: Trashed) -> None:

@@ -24,7 +24,8 @@ from s3backfs.maintenance.left_behind import LONG_GONE_S
 from s3backfs.maintenance.leftover_tags import tidy_tags
 from s3backfs.maintenance.policy import Policy
 from s3backfs.maintenance.shelf import Shelf, load_shelf
-from s3backfs.maintenance.trash import bring_back, choose, list_trash, unforget
+from s3backfs.maintenance.trash import Returned, bring_back, choose, list_trash, unforget
+from s3backfs.reporting import silent
 from s3backfs.repository.opening import CreateOptions, create_repository
 from s3backfs.store.base import Stored
 from s3backfs.store.memory import MemoryStore
@@ -120,7 +121,7 @@ async def test_a_taken_name_is_not_overwritten(place: Place) -> None:
     for is_sealed in (False, True):
         await place.fill(b"hit", is_sealed=is_sealed)
         before = dict(place.store.objects)
-        with pytest.raises(RepositoryExistsError, match="there is a backup 'hit'"):
+        with pytest.raises(RepositoryExistsError, match="another backup 'hit' by now: rename"):
             await restore(place, b"hit")
         changed = {key for key, data in place.store.objects.items() if before.get(key) != data}
         assert not [key for key in changed if key.startswith(("backups/", "open/", "trash/"))]
@@ -147,6 +148,28 @@ async def test_one_name_twice_in_the_trash(place: Place) -> None:
     assert last is not None
     assert (await shelf_of(place)).backup(b"hit").root == last
     assert len(objects(place, "trash/")) == 1
+
+
+async def test_an_older_one_of_a_name_is_chosen_by_its_id(place: Place) -> None:
+    """Of several with one name an id chooses; what else bore the name is told and stays."""
+    for _ in range(2):
+        await trash(place, b"hit")
+        await place.fill(b"hit")
+    await trash(place, b"hit")
+    found = await list_trash(place.store, place.opened.keyring)
+    assert len({each.id for each in found}) == 3
+    chosen = found[2]
+    assert chosen.root is not None
+    async with place.repository() as repository:
+        for wrong in ("", "x", chosen.id + "0"):
+            with pytest.raises(ConfigurationError, match="id"):
+                await unforget(repository, [], silent, [wrong])
+        result = await unforget(repository, [], silent, [chosen.id.upper()[:7]])
+        assert result == Returned(back=[b"hit"], others={b"hit": 2})
+        again = await unforget(repository, [b"hit"], silent)
+        assert "another backup 'hit'" in str(again.failed.pop(b"hit"))
+        assert again == Returned(others={b"hit": 1})
+    assert (await shelf_of(place)).backup(b"hit").root == chosen.root
 
 
 async def test_two_that_forget_at_once(place: Place) -> None:
@@ -196,7 +219,7 @@ async def test_nothing_comes_back_while_prune_is_at_work(place: Place) -> None:
             await unforget(restoring, [b"hit"], lambda *_: None)
         assert len(objects(place, "trash/")) == 1
         await prune.end()
-        assert await unforget(restoring, [], lambda *_: None) == ([b"hit"], {})
+        assert await unforget(restoring, [], silent) == Returned(back=[b"hit"])
         await prune.begin()
         await prune.end()
     assert not [key for key in objects(place, "leases/") if key.endswith("/prune")]

@@ -158,3 +158,24 @@ def _errno(call: Any, path: Path, *arguments: Any) -> int:
     with pytest.raises(OSError) as caught:  # noqa: PT011
         call(path, *arguments)
     return caught.value.errno or 0
+
+
+def test_of_several_with_one_name_an_id_chooses(kept: Machine) -> None:
+    """`unforget` brings the last back, tells of others, and says what is in the way of a second."""
+    kept.run("delete", NAMES[0])
+    with kept.mounted() as mount:
+        (mount.path / NAMES[0]).mkdir()
+    kept.run("delete", NAMES[0])
+    listed = json.loads(kept.run("unforget", "--list", "--json").stdout)
+    named = [each for each in listed if each["name"] == NAMES[0]]
+    first = min(named, key=lambda each: each["sealed_ns"])["id"]
+    assert first in kept.run("unforget", "--list").stdout
+    done = kept.run("unforget", "--id", first)
+    assert done.stdout.splitlines()[0] == f"{NAMES[0]} is back"
+    assert done.stdout.splitlines()[1].startswith(f"1 more that bore the name {NAMES[0]}")
+    taken = kept.run("unforget", NAMES[0], check=False)
+    assert taken.returncode
+    assert "rename it in a mount (mv), or delete it" in taken.stderr
+    assert len(taken.stderr.splitlines()) == 1
+    with kept.mounted("-o", "ro") as mount:
+        assert (mount.path / NAMES[0] / "file").read_bytes() == NAMES[0].encode() * 1000
