@@ -1,7 +1,7 @@
 """A request loop that looks before it sleeps, and in which one task at a time waits.
 
 Half of the cost of a small request is going to sleep in the event loop and waking up again. While
-requests come, the descriptor is polled for some microseconds first. Of pyfuse3's tasks one at most
+requests come, the descriptor is polled for some microseconds first. Of all tasks one at a time
 looks at the descriptor or sleeps on it; the others are parked, and one of them takes over when a
 handler has to wait for something.
 
@@ -30,6 +30,9 @@ BUSY_NS = 1_000_000
 
 REQUESTS_BETWEEN_YIELDS = 64
 """Every so many requests the event loop gets its turn."""
+
+BUFFERS_KEPT = 8
+"""So many tasks that have a buffer of about 1 MiB may be parked; more of them end."""
 
 _POLLIN = 1
 
@@ -65,8 +68,10 @@ def poll_before_sleeping() -> bool:
 class _Turns(trio.abc.Instrument):
     """Whose turn it is to wait for the next request.
 
-    `_receiver` is the task that got the last request, until it asks for another one. If its step
-    ends before that, its handler waits for something, and a parked task has to go on.
+    The holder of the turn looks, sleeps, and handles what it has received. If it has to wait for
+    something in its handler, a parked task becomes the holder. A task that has received anything
+    holds a buffer for the longest request, so a few of them are used again and again: pyfuse3
+    starts many more than are needed, and those stay parked.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -76,19 +81,25 @@ class _Turns(trio.abc.Instrument):
         self._reference = ctypes.byref(self._fds)
         self._in_a_row = 0
         self._last_ns = 0
-        self._receiver: trio.lowlevel.Task | None = None
-        self._parked: list[trio.lowlevel.Task] = []
+        self._holder: trio.lowlevel.Task | None = None
         self._is_asleep = False
         self._is_over = False
+        self._with_buffers: set[trio.lowlevel.Task] = set()
+        self._parked: dict[bool, list[trio.lowlevel.Task]] = {False: [], True: []}
 
     async def wait(self) -> bool:
-        """Return True when a request can be received without blocking, False at the end."""
-        if not self._look():
-            self._receiver, self._in_a_row = None, 0
-            if not await self._wait_for_turn():
+        """Return True when a request can be received without blocking.
+
+        False tells the task to end: nothing comes any more, or enough others are parked.
+        """
+        task = trio.lowlevel.current_task()
+        if self._holder is not task:
+            if self._holder is not None and not await self._park(task):
+                self._with_buffers.discard(task)
                 return False
-        self._receiver = trio.lowlevel.current_task()
-        return True
+            self._holder = task
+            self._with_buffers.add(task)
+        return self._look() or await self._sleep()
 
     def _look(self) -> bool:
         if self._in_a_row >= REQUESTS_BETWEEN_YIELDS:
@@ -109,51 +120,53 @@ class _Turns(trio.abc.Instrument):
         if not self._poll(self._reference, 1, 0):
             return False
         if self._fds.revents != _POLLIN:
-            # Unmounted: whoever receives next learns it, and those who are parked have to go too.
+            # Unmounted: the holder learns it when it receives, and those who are parked here.
             self._end()
         return True
 
-    async def _wait_for_turn(self) -> bool:
-        while not self._is_over:
-            if self._is_asleep:
-                await self._park()
-            elif await self._sleep():
-                return True
-        return False
-
     async def _sleep(self) -> bool:
+        self._in_a_row = 0
         self._is_asleep = True
         try:
-            await trio.lowlevel.wait_readable(self._fds.fd)
+            while not self._is_over:
+                await trio.lowlevel.wait_readable(self._fds.fd)
+                if self._is_readable():
+                    self._last_ns = time.monotonic_ns()
+                    return True
         except trio.ClosedResourceError:
             self._end()
-            return False
         finally:
             self._is_asleep = False
-        self._last_ns = time.monotonic_ns()
-        # A task that came by may have taken the request: to receive would block then.
-        return self._is_readable()
+        return False
 
-    async def _park(self) -> None:
-        task = trio.lowlevel.current_task()
-        self._parked.append(task)
+    async def _park(self, task: trio.lowlevel.Task) -> bool:
+        """Wait for the turn; False where it will not come."""
+        has_buffer = task in self._with_buffers
+        parked = self._parked[has_buffer]
+        if self._is_over or (has_buffer and len(parked) >= BUFFERS_KEPT):
+            return False
+        parked.append(task)
 
         def leave(_: object) -> trio.lowlevel.Abort:
-            self._parked.remove(task)
+            parked.remove(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(leave)
+        return not self._is_over
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Pass the turn on where its holder waits for something else than a request."""
+        if task is not self._holder or self._is_asleep:
+            return
+        self._holder = None
+        parked = self._parked[True] or self._parked[False]
+        if parked:
+            self._holder = parked.pop()
+            self._with_buffers.add(self._holder)
+            trio.lowlevel.reschedule(self._holder)
 
     def _end(self) -> None:
         self._is_over = True
-        parked, self._parked = self._parked, []
-        for task in parked:
-            trio.lowlevel.reschedule(task)
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        """See a handler wait, and let another task take the requests meanwhile."""
-        if task is self._receiver:
-            self._receiver = None
-            if self._parked and not self._is_asleep:
-                # The one that was parked last: the memory of the others stays untouched.
-                trio.lowlevel.reschedule(self._parked.pop())
+        for parked in self._parked.values():
+            while parked:
+                trio.lowlevel.reschedule(parked.pop())
