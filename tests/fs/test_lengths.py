@@ -110,3 +110,26 @@ def test_a_name_made_while_its_directory_moves(tmp_path: Path, flags: int, attem
         await kernel.backup(b"one").checkpoint()
 
     walk(tmp_path)
+
+
+@pytest.mark.parametrize("flags", [0, RENAME_EXCHANGE])
+@pytest.mark.parametrize("attempt", range(6))
+def test_a_deep_directory_comes_in_while_another_moves(
+    tmp_path: Path, flags: int, attempt: int
+) -> None:
+    """Of two moves that together make too long a key the later one is refused."""
+
+    @in_world()
+    async def walk(world: World, kernel: Kernel) -> None:
+        target = await make_deep(kernel, b"target", 17)
+        deep = await make_deep(kernel, b"deep", 16)
+        await kernel.make((b"one", b"moved"), DIRECTORY)
+        new = (*target, b"moved")
+        if flags:
+            await kernel.make(new, DIRECTORY)
+        come = partial(kernel.rename, deep[:2], (b"one", b"moved", b"deep"))
+        move = partial(kernel.rename, (b"one", b"moved"), new, flags)
+        assert await outcomes(kernel, come, move) == [errno.ENAMETOOLONG]
+        await kernel.backup(b"one").checkpoint()
+
+    walk(tmp_path)
