@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s3backfs.cli.keeping import as_names, run_maintaining, run_on_store, split_url
-from s3backfs.cli.options import DURATION, store_config, store_options
+from s3backfs.cli.options import store_config, store_options
 from s3backfs.cli.progress import quiet_option
 from s3backfs.cli.terminal import format_time, note, print_json, print_table, printable
+from s3backfs.config import parse_duration
 from s3backfs.control import wire_name
 from s3backfs.errors import ConfigurationError
 
@@ -49,8 +50,20 @@ def _share(_context: click.Context, _option: click.Parameter, value: str) -> flo
     return share
 
 
+def _within(_context: click.Context, _option: click.Parameter, value: str) -> timedelta | None:
+    if value.strip().lower().endswith("m"):
+        raise click.BadParameter("minutes or months? write hours, days or weeks, like 180d")
+    try:
+        seconds = parse_duration(value)
+    except ConfigurationError:
+        text = f"{value!r} is not a duration; write for example 36h, 30d or 8w"
+        raise click.BadParameter(text) from None
+    longest = timedelta.max.total_seconds() // 2
+    return timedelta(seconds=min(seconds, longest)) if seconds else None
+
+
 def _group_keys(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
-    keys = tuple(key for key in value.split(",") if key and key != "none")
+    keys = () if value == "none" else tuple(value.split(","))
     if not set(keys) <= {"host", "prefix"}:
         raise click.BadParameter("it is host, prefix, both with a comma, or none")
     return keys
@@ -60,7 +73,7 @@ def _group_keys(_context: click.Context, _option: click.Parameter, value: str) -
 @click.argument("words", nargs=-1, metavar="URL [PATTERN]...")
 @_keep_options
 @click.option(
-    "--keep-within", type=DURATION, default="0s", metavar="TIME",
+    "--keep-within", callback=_within, default="0s", metavar="TIME",
     help="Keep what is at most so much older than the newest of its group, like 30d.",
 )  # fmt: skip
 @click.option(
@@ -107,6 +120,8 @@ def forget(words: tuple[str, ...], **params: Any) -> int:
         print_json(_plan_as_json(plan, spared, is_dry_run=params["dry_run"]))
     else:
         _print_plan(plan, is_dry_run=params["dry_run"])
+    if patterns and not plan.decisions:
+        note("no sealed backup fits: " + " ".join(map(printable, patterns)))
     for name in spared:
         note(f"{printable(name)} was locked meanwhile and stays")
     if plan.is_refused:
@@ -120,12 +135,14 @@ def _policy(params: dict[str, Any]) -> Policy:
 
     policy = Policy(
         **{rule: params[f"keep_{rule}"] for rule in _RULES},
-        within=timedelta(seconds=params["keep_within"]) if params["keep_within"] else None,
+        within=params["keep_within"],
         tags=params["keep_tag"],
         min_keep=params["min_keep"],
     )
     if policy.is_empty:
         raise ConfigurationError("nothing would be kept: give at least one --keep-... option")
+    if not all(each.partition("=")[0] for each in policy.tags):
+        raise ConfigurationError("--keep-tag needs a name: NAME or NAME=VALUE")
     return policy
 
 

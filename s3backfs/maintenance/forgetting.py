@@ -36,9 +36,18 @@ def plan_forget(
     group_by: Sequence[str],
     max_share: float = MAX_SHARE,
 ) -> ForgetPlan:
-    """Decide over the sealed backups whose names fit."""
+    """Decide over the sealed backups whose names fit.
+
+    Raises:
+        ConfigurationError: only tags keep anything, and no backup has one of them.
+    """
     sealed = chosen(shelf.sealed, patterns)
-    decisions = decide([_candidate(each) for each in sealed], policy, group_by)
+    candidates = [_candidate(each) for each in sealed]
+    if sealed and policy.keeps_only_tags and not any(map(policy.has_tag, candidates)):
+        raise ConfigurationError(
+            f"nothing would be kept: no backup has the tag {' or '.join(policy.tags)}"
+        )
+    decisions = decide(candidates, policy, group_by)
     names = {decision.candidate.name for decision in decisions if decision.goes}
     left_out = {each.name: "open" for each in shelf.backups if not each.held.is_in_place}
     left_out |= dict.fromkeys(shelf.damaged, "damaged")
@@ -58,6 +67,7 @@ def _candidate(each: Shelved) -> Candidate:
         tags=each.tags,
         is_complete=not each.root.incomplete,
         is_locked=each.is_locked,
+        is_borne_out=each.is_borne_out,
     )
 
 

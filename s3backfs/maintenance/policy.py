@@ -2,14 +2,15 @@
 
 In each group the newest of every hour, day, week, month or year that has backups is kept, as many
 as the policy says; while there are fewer, the oldest is kept too. A backup stays if any rule keeps
-it. Incomplete backups follow the same rules, and never take the place of complete ones.
+it. Incomplete backups follow the same rules, and never take the place of complete ones; neither do
+those that claim a past which the store does not bear out.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
@@ -28,6 +29,8 @@ class Candidate:
     tags: Mapping[str, str] = field(default_factory=dict)
     is_complete: bool = True
     is_locked: bool = False
+    is_borne_out: bool = True
+    """Whether the store got it when it says that it was sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,15 @@ class Policy:
         """Whether no rule keeps anything."""
         counts = (self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly)
         return not (any(counts) or self.within or self.tags)
+
+    @property
+    def keeps_only_tags(self) -> bool:
+        """Whether tags are the only rule."""
+        return bool(self.tags) and replace(self, tags=()).is_empty
+
+    def has_tag(self, candidate: Candidate) -> bool:
+        """Whether a backup has one of the tags that keep."""
+        return any(_has_tag(candidate, wanted) for wanted in self.tags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +124,8 @@ def _decide_group(group: Group, members: list[Candidate], policy: Policy) -> lis
     ordered = sorted(members, key=lambda each: (each.sealed, each.name), reverse=True)
     reasons: dict[bytes, list[str]] = {each.name: [] for each in ordered}
     complete = [each for each in ordered if each.is_complete]
-    for sequence in (complete, ordered):
+    borne_out = [each for each in complete if each.is_borne_out]
+    for sequence in (borne_out, complete, ordered):
         for candidate, reason in _kept(sequence, policy):
             if reason not in reasons[candidate.name]:
                 reasons[candidate.name].append(reason)
@@ -133,9 +146,9 @@ def _kept(ordered: Sequence[Candidate], policy: Policy) -> Iterable[tuple[Candid
             yield candidate, "locked"
         if number < policy.last:
             yield candidate, "last"
-        if policy.within is not None and candidate.sealed >= ordered[0].sealed - policy.within:
+        if policy.within is not None and ordered[0].sealed - candidate.sealed <= policy.within:
             yield candidate, "within"
-        if any(_has_tag(candidate, wanted) for wanted in policy.tags):
+        if policy.has_tag(candidate):
             yield candidate, "tag"
     for rule, bucket in _BUCKETS:
         for candidate in _newest_of_each(ordered, bucket, getattr(policy, rule)):
@@ -200,6 +213,19 @@ def exceeds_share(decisions: Sequence[Decision], max_share: float) -> bool:
     """Whether more would go at once than is allowed without force."""
     going_count = sum(decision.goes for decision in decisions)
     return going_count > len(decisions) * max_share
+
+
+LATE_NS = 3600 * 1_000_000_000
+"""So much later than it was sealed a backup may come to the store; S3 refuses wrong clocks."""
+
+
+def is_borne_out(sealed_ns: int, modified_ns: int) -> bool:
+    """Whether the store got a backup when it says that it was sealed; 0: the store does not tell.
+
+    A backdated one could take the place of any good one. What was renamed, brought back or copied
+    to another bucket looks the same: it follows the rules, among all.
+    """
+    return not modified_ns or modified_ns - sealed_ns <= LATE_NS
 
 
 def trusted_time_ns(sealed_ns: int, modified_ns: int, now_ns: int) -> int:

@@ -13,7 +13,7 @@ from s3backfs.backup.tags import LOCK, load_tags, merged
 from s3backfs.errors import ConfigurationError, S3backfsError
 from s3backfs.format.keys import Keyring
 from s3backfs.format.root import Root
-from s3backfs.maintenance.policy import trusted_time_ns
+from s3backfs.maintenance.policy import is_borne_out, trusted_time_ns
 from s3backfs.store.base import Store
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -26,6 +26,8 @@ class Shelved:
     held: HeldRoot
     time_ns: int
     tags: dict[str, str]
+    is_borne_out: bool = True
+    """See `policy.is_borne_out`."""
 
     @property
     def root(self) -> Root:
@@ -93,7 +95,9 @@ async def load_shelf(store: Store, keyring: Keyring) -> Shelf:
     for name in roots.keys() - hidden:
         held = roots[name]
         time_ns = _time_ns(held, found[name].listed.modified_ns, now_ns)
-        backups.append(Shelved(held, time_ns, merged(held.root, tags.get(held.root.backup_id, {}))))
+        own_tags = merged(held.root, tags.get(held.root.backup_id, {}))
+        borne_out = is_borne_out(time_ns, found[name].listed.modified_ns)
+        backups.append(Shelved(held, time_ns, own_tags, borne_out))
     damaged = {entry.name: held for entry, held in loaded if isinstance(held, S3backfsError)}
     return Shelf(tuple(sorted(backups, key=lambda each: (each.time_ns, each.name))), damaged)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from s3backfs.maintenance.policy import (
     Policy,
     decide,
     exceeds_share,
+    is_borne_out,
     name_prefix,
     trusted_time_ns,
 )
@@ -37,6 +39,7 @@ def candidate_lists(draw: st.DrawFn) -> list[Candidate]:
             tags=draw(st.sampled_from([{}, {"release": "2"}])),
             is_complete=draw(st.integers(0, 4)) > 0,
             is_locked=draw(st.integers(0, 9)) == 0,
+            is_borne_out=draw(st.integers(0, 4)) > 0,
         )
         for number in range(draw(st.integers(0, 25)))
     ]
@@ -132,6 +135,42 @@ def test_incomplete_backups_push_nothing_out(candidates: list[Candidate], policy
     assert staying(decide(complete, replace(policy, within=None, min_keep=0))) <= staying(
         decide(candidates, replace(policy, within=None, min_keep=0))
     )
+
+
+@given(candidate_lists(), policies)
+def test_backdated_backups_push_nothing_out(candidates: list[Candidate], policy: Policy) -> None:
+    """Backups that the store bears out stay as if there were none that claim another past."""
+    policy = replace(policy, min_keep=0)
+    good = [each for each in candidates if each.is_borne_out and each.is_complete]
+    assert staying(decide(good, policy)) <= staying(decide(candidates, policy))
+
+
+@pytest.mark.parametrize(
+    ("sealed", "modified", "is_true"),
+    [(5, 5, True), (5, 0, True), (9, 5, True), (5, 3605, True), (5, 3606, False)],
+)
+def test_what_the_store_bears_out(sealed: int, modified: int, is_true: bool) -> None:
+    """A backup that came to the store more than an hour after it was sealed is backdated."""
+    assert is_borne_out(sealed * 10**9, modified * 10**9) is is_true
+
+
+def test_within_ages_without_end() -> None:
+    """A time that reaches back before all calendars keeps everything."""
+    decisions = decide(days(0, 3, 400), Policy(within=timedelta.max / 2))
+    assert staying(decisions) == {b"a.0", b"a.3", b"a.400"}
+
+
+def test_hours_are_told_where_clocks_are_changed() -> None:
+    """The hour that comes twice in autumn is two hours, in every zone, and each is kept."""
+    zone = ZoneInfo("Europe/Berlin")
+    start = datetime(2026, 10, 24, 23, 30, tzinfo=UTC)
+    candidates = [
+        Candidate(b"a.%d" % hour, "a", (start + timedelta(hours=hour)).astimezone(zone))
+        for hour in range(5)
+    ]
+    assert [each.sealed.hour for each in candidates] == [1, 2, 2, 3, 4]
+    decisions = decide(candidates, Policy(hourly=4))
+    assert [d.candidate.name for d in decisions if d.goes] == [b"a.0"]
 
 
 def test_the_newest_of_each_day_week_and_month() -> None:

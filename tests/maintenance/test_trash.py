@@ -233,7 +233,7 @@ async def test_locked_backups_stay(place: Place) -> None:
     shelf = await shelf_of(place)
     with pytest.raises(LockedError):
         choose_named(shelf, [b"spared", b"hit"])
-    plan = plan_forget(shelf, ["hit"], Policy(tags=("nothing",)), ())
+    plan = plan_forget(shelf, ["hit"], Policy(last=1), ())
     assert not plan.going
     going = [shelf.backup(b"hit")]
     assert await forget(place.store, keyring, shelf, going, lambda *_: None) == [b"hit"]

@@ -84,6 +84,7 @@ def test_unknown_names_change_nothing(kept: Machine) -> None:
         (["delete", NAMES[0], "nonesuch"], "no backup 'nonesuch'"),
         (["unforget", "nonesuch"], "not in the trash"),
         (["tag", "nonesuch", "x"], "no backup 'nonesuch'"),
+        (["forget", "--keep-tag", "nonesuch"], "no backup has the tag nonesuch"),
         (["diff", NAMES[0], NAMES[1], "nonesuch"], "neither backup has 'nonesuch'"),
     ]:
         done = kept.run(*arguments, check=False)
