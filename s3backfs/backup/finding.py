@@ -16,7 +16,14 @@ import trio
 
 from s3backfs.backup.backup import printable
 from s3backfs.backup.copies import Beside, list_beside
-from s3backfs.backup.roots import OPEN_PREFIX, SEALED_PREFIX, HeldRoot, load_copy, load_root
+from s3backfs.backup.roots import (
+    OPEN_PREFIX,
+    SEALED_PREFIX,
+    HeldRoot,
+    load_copy,
+    load_root,
+    without_seen,
+)
 from s3backfs.backup.tags import load_tags, merged
 from s3backfs.errors import (
     DeniedError,
@@ -121,9 +128,11 @@ async def look_for(store: Store, keyring: Keyring, name: bytes) -> dict[bytes, F
 
 
 async def load_all(
-    store: Store, keyring: Keyring, found: Iterable[Found]
+    store: Store, keyring: Keyring, found: Iterable[Found], *, with_seen: bool = True
 ) -> list[tuple[Found, HeldRoot | S3backfsError]]:
     """Read many roots, several at once; what is wrong with a root stands in its place.
+
+    Who need not know which backups each has seen saves much memory.
 
     Raises:
         StoreError: the store would not give one of them.
@@ -134,7 +143,8 @@ async def load_all(
     async def load_one(entry: Found) -> None:
         async with limiter:
             try:
-                results.append((entry, await load_root(store, keyring, entry.listed.key)))
+                held = await load_root(store, keyring, entry.listed.key)
+                results.append((entry, held if with_seen else without_seen(held)))
             except (ObjectMissingError, IntegrityError, UnsupportedFormatError) as error:
                 results.append((entry, error))
 
@@ -221,7 +231,7 @@ class BackupSummary:
 async def list_backups(store: Store, keyring: Keyring) -> list[BackupSummary]:
     """Read every root and all tags, and say what they say."""
     found, beside = await look(store, keyring)
-    loaded = await load_all(store, keyring, found.values())
+    loaded = await load_all(store, keyring, found.values(), with_seen=False)
     roots = {entry.name: held for entry, held in loaded if isinstance(held, HeldRoot)}
     roots |= await with_newer_copies(store, keyring, roots, beside)
     hidden = outdated(roots) | gone(roots, beside)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from s3backfs.backup.copies import Copy
 from s3backfs.errors import IntegrityError
 from s3backfs.format.keys import Keyring
@@ -71,3 +73,8 @@ async def load_copy(store: Store, keyring: Keyring, copy: Copy) -> Root:
     if root.repository_id != keyring.repository_id or Copy.of(root) != copy:
         raise IntegrityError("the copy of a root is not what its key says", key=copy.key)
     return root
+
+
+def without_seen(held: HeldRoot) -> HeldRoot:
+    """Leave out which backups a root has seen: a thousand roots name half a million."""
+    return HeldRoot(msgspec.structs.replace(held.root, seen=()), held.key, held.etag)

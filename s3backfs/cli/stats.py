@@ -13,6 +13,7 @@ from s3backfs.cli.options import store_config, store_options
 from s3backfs.cli.progress import quiet_option
 from s3backfs.cli.terminal import format_bytes, print_json, print_table, printable
 from s3backfs.control import wire_name
+from s3backfs.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from s3backfs.maintenance.prices import Cost, PriceTable
@@ -46,8 +47,9 @@ def stats(
     """Say what backups take: unique and new bytes, ratios, growth, and what a month will cost.
 
     Unique bytes are those that prune would free if all of a row were forgotten; new ones those that
-    no older row had. The costs take the next month for one like the last 30 days, and count the
-    requests that store; restore is one reading of everything. NAME is a pattern.
+    no older row had. The costs take the next month for one like the last 30 days, and count what
+    a listing shows and the requests that stored it: not older versions of objects, nor what mounts
+    renew that stay up. Restoring is one reading of everything. NAME is a pattern.
 
     \b
     Examples:
@@ -68,8 +70,12 @@ def stats(
         from s3backfs.maintenance.shelf import chosen, load_shelf
         from s3backfs.maintenance.usage import GroupBy, measure
 
+        report("reading roots")
         shelf = await load_shelf(repository.store, repository.keyring)
-        return await measure(repository, chosen(shelf.backups, names), GroupBy(by), report)
+        backups = chosen(shelf.backups, names)
+        if names and not backups:
+            raise ConfigurationError(f"no backup fits: {' '.join(map(printable, names))}")
+        return await measure(repository, backups, GroupBy(by), report)
 
     usage = run_reading(url, store_config(params), act)
     objects = usage.objects

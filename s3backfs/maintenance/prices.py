@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -38,13 +39,16 @@ _READ_BYTES = 8 * 1024 * 1024
 """So much one GET of a restore brings, about."""
 
 
+Price = Annotated[float, msgspec.Meta(ge=0)]
+
+
 class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The prices of one storage class."""
 
-    storage_gib_month: float
-    put_1000: float = 0.0
-    get_1000: float = 0.0
-    retrieval_gib: float = 0.0
+    storage_gib_month: Price
+    put_1000: Price = 0.0
+    get_1000: Price = 0.0
+    retrieval_gib: Price = 0.0
 
 
 class PriceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,7 +10,7 @@ import msgspec
 from s3backfs.backup.copies import list_beside
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.backup.removals import REMOVED_PREFIX
-from s3backfs.backup.roots import OPEN_PREFIX, SEALED_PREFIX, HeldRoot, load_copy
+from s3backfs.backup.roots import OPEN_PREFIX, SEALED_PREFIX, HeldRoot, load_copy, without_seen
 from s3backfs.backup.tags import TAGS_PREFIX
 from s3backfs.errors import (
     IntegrityError,
@@ -33,7 +33,6 @@ from s3backfs.maintenance.survey import (
     decode_trashed,
     list_ids,
     list_packs,
-    without_seen,
 )
 from s3backfs.maintenance.walking import Step, Walk
 from s3backfs.manifest.entry import Entry, extra_of

@@ -10,11 +10,10 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import msgspec
 import trio
 
 from s3backfs.backup.copies import Beside, list_beside
-from s3backfs.backup.roots import OPEN_PREFIX, SEALED_PREFIX, HeldRoot, load_copy
+from s3backfs.backup.roots import OPEN_PREFIX, SEALED_PREFIX, HeldRoot, load_copy, without_seen
 from s3backfs.errors import (
     IntegrityError,
     ObjectMissingError,
@@ -170,11 +169,6 @@ async def _load_all(
 async def _load(store: Store, keyring: Keyring, key: str) -> HeldRoot:
     fetched = await store.get(key)
     return HeldRoot(decode_trashed(keyring, key, fetched.data), key, fetched.etag)
-
-
-def without_seen(held: HeldRoot) -> HeldRoot:
-    """Leave out which backups a root has seen: a thousand roots name half a million."""
-    return HeldRoot(msgspec.structs.replace(held.root, seen=()), held.key, held.etag)
 
 
 def decode_trashed(keyring: Keyring, key: str, data: bytes) -> Root:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from s3backfs.backup.paths import split_path
+from s3backfs.backup.roots import load_root
 from s3backfs.backup.versions import Version
 from s3backfs.errors import ConfigurationError
 from s3backfs.maintenance.comparing import Comparison
@@ -202,9 +203,21 @@ async def test_unique_and_shared_bytes(place: Place) -> None:
     assert abs(unique_bytes + usage.shared_bytes - usage.referenced_bytes) < 8
     assert abs(sum(group.added_bytes for group in usage.groups) - usage.referenced_bytes) < 8
     assert usage.referenced_bytes + usage.unused_bytes == usage.objects.packs_bytes
+    listed = [listed async for page in place.store.list("") for listed in page]
+    assert usage.objects.count == len(listed)
+    assert usage.objects.total_bytes == sum(each.length_bytes for each in listed)
     assert usage.deduplication > 1
     # Of nodes too: two backups of one tree share nearly all of it.
     assert usage.shared_bytes > 0
+
+
+async def test_a_thousand_roots_do_not_name_each_other_in_memory(place: Place) -> None:
+    """What the verbs hold of each root does not grow with the number of backups."""
+    shelf = await load_shelf(place.store, place.opened.keyring)
+    stored = [await load_root(place.store, place.opened.keyring, each.held.key)
+              for each in shelf.backups]  # fmt: skip
+    assert any(held.root.seen for held in stored)
+    assert not any(each.root.seen for each in shelf.backups)
 
 
 async def test_all_in_one_group_is_unique(place: Place) -> None:
@@ -240,7 +253,14 @@ def test_costs(tmp_path: Path) -> None:
     assert load_prices(path) == load_prices(None)
 
 
-@pytest.mark.parametrize("text", ["", "classes = 3", "[classes.X]\nput_1000 = 1.0", "[[["])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "classes = 3", "[classes.X]\nput_1000 = 1.0", "[[["),
+        "[classes.X]\nstorage_gib_month = -1",
+        "[classes.X]\nstorage_gib_month = 1\nstorage_gb_month = 1",
+    ],
+)
 def test_what_is_no_table_of_prices(tmp_path: Path, text: str) -> None:
     """A file that is none is refused with its name."""
     path = tmp_path / "prices.toml"
