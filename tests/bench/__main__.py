@@ -11,33 +11,45 @@ import tempfile
 import traceback
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tests.bench import results
+from tests.bench import tables
 from tests.bench.data import Data
 from tests.bench.meter import Meter, wait_until
+from tests.bench.micro import DEFAULT_RUNS, PartResult, measure_all
+from tests.bench.parts import PARTS
 from tests.bench.peers import PEERS, Peer, Place
 from tests.bench.proxy import COUNTS_PATH
-from tests.bench.results import Result
-from tests.bench.works import WORKS, Run, can
-from tests.servers import Server, free_port, rclone_server, stop
+from tests.bench.results import Result, Results, load, parts_of, save, works_of
+from tests.bench.tree_parts import TREE_PARTS
+from tests.bench.works import FOR_ITSELF, GROWING, WORKS, Run, can
+from tests.servers import Server, free_port, moto_server, rclone_server, stop
+
+ALL_PARTS = {**PARTS, **TREE_PARTS}
+SERVERS: dict[str, Callable[[str], AbstractContextManager[Server]]] = {
+    "rclone": lambda folder: rclone_server(Path(folder, "buckets")),
+    "moto": lambda folder: moto_server(),
+}
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The server, what it stores, and the folder all runs work in."""
+    """The server, and the folder all runs work in."""
 
     server: Server
-    stored: Path
+    server_name: str
     work_folder: Path
-    data: Data
 
-    def measure(self, work: str, peer: Peer, latency_ms: float) -> Result:
+    def data(self, scale: float) -> Data:
+        return Data(self.work_folder / f"data-{scale:g}", scale)
+
+    def measure(self, work: str, peer: Peer, latency_ms: float, scale: float) -> Result:
         """Do one work with one peer, in a bucket of its own."""
         bucket = self.server.make_bucket(f"bench-{uuid.uuid4().hex}")
         with (
@@ -49,14 +61,11 @@ class Bench:
             place = Place(home, bucket, endpoint, Path(name, "local"))
             meter = Meter(self.work_folder / "log", place.environment())
             peer.begin(place, meter)
-            run = Run(peer, place, meter, self.data, lambda: _forget(endpoint))
+            run = Run(peer, place, meter, self.data(scale), lambda: _forget(endpoint))
             WORKS[work](run)
             return self._result(work, latency_ms, run, _take(endpoint))
 
     def _result(self, work: str, latency_ms: float, run: Run, counts: dict[str, Any]) -> Result:
-        kept = self.stored / run.place.bucket
-        folder = kept if any(kept.iterdir()) else run.place.local
-        files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
         return Result(
             work=work,
             peer=run.peer.name,
@@ -66,9 +75,17 @@ class Bench:
             peak_bytes=run.meter.peak_bytes,
             files_count=run.files_count,
             content_bytes=run.content_bytes,
-            stored_bytes=sum(path.stat().st_size for path in files),
+            stored_bytes=self._stored_bytes(run.place),
+            scale=run.data.scale,
+            server=self.server_name,
             **counts,
         )
+
+    def _stored_bytes(self, place: Place) -> int:
+        pages = self.server.client().get_paginator("list_objects_v2").paginate(Bucket=place.bucket)
+        stored_bytes: int = sum(row["Size"] for page in pages for row in page.get("Contents", ()))
+        local = (path for path in place.local.rglob("*") if not path.is_symlink())
+        return stored_bytes + sum(path.stat().st_size for path in local if path.is_file())
 
 
 @contextlib.contextmanager
@@ -108,49 +125,115 @@ def _words(text: str, known: dict[str, Any]) -> list[str]:
 
 
 @click.command()
-@click.option("--work", default="", help="Works, by commas; all of them else.")
+@click.option("--work", default="", help="Works, by commas; all of them else. Or: grow.")
+@click.option("--micro", is_flag=True, help="Parts of the pipeline instead; --work chooses some.")
+@click.option("--server", default="rclone", type=click.Choice(sorted(SERVERS)))
 @click.option("--peer", default="", help="Peers, by commas; all that are installed else.")
 @click.option("--latency", default="0", help="Milliseconds added to each request, by commas.")
-@click.option("--runs", default=1, help="Runs of each; tables show medians.")
+@click.option("--runs", type=int, help="Runs of each (1; 5 of parts); tables show medians.")
 @click.option("--scale", default=1.0, help="Size of the data: 0.1 for a quick look.")
 @click.option("--folder", default="/tmp/s3backfs-bench", type=click.Path(path_type=Path))
 @click.option("--json", "kept", type=click.Path(path_type=Path), help="Keep every run in a file.")
-@click.option("--compare", nargs=2, type=click.Path(path_type=Path), help="Two kept files.")
+@click.option(
+    "--compare", nargs=2, type=click.Path(path_type=Path, exists=True), help="Two kept files."
+)
 def main(
     work: str,
+    micro: bool,
+    server: str,
     peer: str,
     latency: str,
-    runs: int,
+    runs: int | None,
     scale: float,
     folder: Path,
     kept: Path | None,
     compare: tuple[Path, Path] | None,
 ) -> None:
     """Measure s3backfs beside its peers."""
-    # As Ctrl-C does: mounts, servers and folders go.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    folder.mkdir(parents=True, exist_ok=True)
     if compare:
-        results.compare(*(results.load(path) for path in compare))
-        return
-    peers = [PEERS[name] for name in _words(peer, PEERS) if PEERS[name].is_installed()]
+        _compare(*(load(path) for path in compare))
+    elif micro:
+        _measure_parts(_words(work, ALL_PARTS), scale, runs or DEFAULT_RUNS, folder, kept)
+    else:
+        peers = [PEERS[name] for name in _words(peer, PEERS) if _is_usable(PEERS[name], server)]
+        latencies_ms = [float(text) for text in latency.split(",")]
+        plan = [
+            (name, latency_ms, size)
+            for name, size in _sized(work, scale)
+            for latency_ms in latencies_ms
+            for _ in range(runs or 1)
+        ]
+        _measure(plan, peers, server, folder, kept)
+
+
+def _end(number: int, frame: object) -> None:
+    """Unwind, so that mounts, servers and folders go; another signal does not disturb that."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def _is_usable(peer: Peer, server: str) -> bool:
+    return peer.is_installed() and server in peer.servers
+
+
+def _sized(work: str, scale: float) -> list[tuple[str, float]]:
+    """Works with their scales; `grow` stands for some works at two."""
+    if work == "grow":
+        return [(name, size) for name in GROWING for size in (scale / 10, scale)]
+    usual = {name: WORKS[name] for name in WORKS if work or name not in FOR_ITSELF}
+    return [(name, scale) for name in _words(work, usual)]
+
+
+def _compare(before: Results, after: Results) -> None:
+    old_parts, new_parts = parts_of(before), parts_of(after)
+    if old_parts or new_parts:
+        tables.compare_parts(old_parts, new_parts)
+    tables.compare(works_of(before), works_of(after))
+
+
+def _measure_parts(
+    names: list[str], scale: float, runs: int, folder: Path, kept: Path | None
+) -> None:
+    done: list[PartResult] = []
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        for result in measure_all(ALL_PARTS, names, scale, Path(place), runs):
+            click.echo(f"{result.part}: {result.rate:,.1f} {result.unit} a second", err=True)
+            done.append(result)
+            if kept:
+                save(kept, done)
+    tables.show_parts(done)
+
+
+def _measure(
+    plan: list[tuple[str, float, float]],
+    peers: list[Peer],
+    server: str,
+    folder: Path,
+    kept: Path | None,
+) -> None:
     done: list[Result] = []
-    with _bench(folder, scale) as bench:
+    with _bench(folder, server) as bench:
         # Peers take turns inside each run, so that a noisy minute hits all of them.
-        for name in _words(work, WORKS):
-            for latency_ms in map(float, latency.split(",")):
-                for _ in range(runs):
-                    done += _paired(bench, name, peers, latency_ms)
-                    if kept:
-                        results.save(kept, done)
-    results.show(done)
+        for name, latency_ms, scale in plan:
+            done += _paired(bench, name, peers, latency_ms, scale)
+            if kept:
+                save(kept, done)
+    tables.show(done)
+    tables.show_growth(done)
 
 
-def _paired(bench: Bench, work: str, peers: list[Peer], latency_ms: float) -> Iterator[Result]:
+def _paired(
+    bench: Bench, work: str, peers: list[Peer], latency_ms: float, scale: float
+) -> Iterator[Result]:
     for peer in peers:
         if not can(peer, work):
             continue
         try:
-            result = bench.measure(work, peer, latency_ms)
+            result = bench.measure(work, peer, latency_ms, scale)
         except Exception:
             click.echo(f"{work} {peer.name} failed:\n{traceback.format_exc(limit=-2)}", err=True)
             continue
@@ -164,13 +247,9 @@ def _paired(bench: Bench, work: str, peers: list[Peer], latency_ms: float) -> It
 
 
 @contextlib.contextmanager
-def _bench(folder: Path, scale: float) -> Iterator[Bench]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        stored = Path(name, "buckets")
-        with rclone_server(stored) as server:
-            data = Data(folder / f"data-{scale:g}", scale)
-            yield Bench(server, stored, folder, data)
+def _bench(folder: Path, server_name: str) -> Iterator[Bench]:
+    with tempfile.TemporaryDirectory(dir=folder) as name, SERVERS[server_name](name) as server:
+        yield Bench(server, server_name, folder)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Data:
 
     def big(self) -> Path:
         """A folder with one file that zstd-3 makes about half as long."""
-        return self._file("big", int(_BIG_BYTES * self.scale), _half_random)
+        return self._file("big", int(_BIG_BYTES * self.scale), half_random)
 
     def noise(self) -> Path:
         """A folder with one file that cannot be compressed."""
@@ -59,6 +59,17 @@ class Data:
             partial.rename(folder)
         return folder
 
+    def few(self) -> Path:
+        """Twenty files of a few KiB."""
+        folder = self._folder / "few"
+        if not folder.exists():
+            partial, source = self._folder / "few.partial", random.Random("few")
+            partial.mkdir(exist_ok=True)
+            for number in range(20):
+                (partial / f"{number}").write_bytes(half_random(source, 1 << 16)[:5000])
+            partial.rename(folder)
+        return folder
+
     def changed(self, *, scattered: bool) -> Path:
         """The small files with every hundredth changed, or as many side by side."""
         folder = self._folder / ("scattered" if scattered else "together")
@@ -74,7 +85,7 @@ class Data:
         return folder
 
 
-def _half_random(source: random.Random, length: int) -> bytes:
+def half_random(source: random.Random, length: int) -> bytes:
     """Runs of random bytes, each followed by text of the same length."""
     words = b"the quick brown fox jumps over the lazy dog 0123456789 "
     run = 4096

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -13,16 +14,25 @@ from pathlib import Path
 
 _WAIT_S = 120.0
 _POLL_S = 0.005
+_KILLED_S = 5.0
 
 
 @dataclass
 class Meter:
-    """Adds up what every process used, its children included; `log` takes what they say."""
+    """Adds up what every process used, its children included; `log` takes what they say.
+
+    `peak_bytes` is 0 where no process took more memory than this one: the kernel counts what a
+    process was before it became another program, so less than that cannot be seen.
+    """
 
     log: Path
     environment: Mapping[str, str]
     cpu_s: float = 0.0
     peak_bytes: int = 0
+
+    @property
+    def _own_peak_kib(self) -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def start(self, command: Sequence[str], **more: str) -> subprocess.Popen[bytes]:
         """Start a process that `finish` must end."""
@@ -42,7 +52,8 @@ class Meter:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         self.cpu_s += usage.ru_utime + usage.ru_stime
-        self.peak_bytes = max(self.peak_bytes, usage.ru_maxrss * 1024)
+        if usage.ru_maxrss > self._own_peak_kib:
+            self.peak_bytes = max(self.peak_bytes, usage.ru_maxrss * 1024)
         if check and process.returncode:
             raise RuntimeError(f"{process.args!r}: exit {process.returncode}, see {self.log}")
 
@@ -52,8 +63,10 @@ class Meter:
         try:
             self.finish(process)
         except BaseException:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 process.kill()
+                # Not for ever: it may wait for a mount, which goes after it.
+                process.wait(_KILLED_S)
             raise
 
     @contextlib.contextmanager

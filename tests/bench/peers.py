@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -59,10 +60,20 @@ class Peer:
 
     name: str
     is_mount = False
+    """It can be read through a mount."""
+    writes_by_mount = False
     keeps_data = True
+    is_plain = False
+    """It does not encrypt."""
+    servers = frozenset({"rclone", "moto"})
+    """Where it works."""
 
     def is_installed(self) -> bool:
         return True
+
+    def url(self, place: Place) -> str:
+        """The name of the repository."""
+        raise NotImplementedError
 
     def begin(self, place: Place, meter: Meter) -> None:
         """Make an empty repository; not measured."""
@@ -81,22 +92,26 @@ class Peer:
         raise NotImplementedError
         yield place.home
 
+    def tree(self, top: Path, name: str) -> Path:
+        """Where in a mount a tree is that was stored."""
+        return top / name
+
 
 class S3backfs(Peer):
     name = "s3backfs"
-    is_mount = True
+    is_mount = writes_by_mount = True
 
-    def _url(self, place: Place) -> str:
+    def url(self, place: Place) -> str:
         return f"s3://{place.bucket}/prefix"
 
     def begin(self, place: Place, meter: Meter) -> None:
-        meter.run([sys.executable, "-m", "s3backfs.cli", "init", self._url(place)])
+        meter.run([sys.executable, "-m", "s3backfs.cli", "init", self.url(place)])
 
     @contextlib.contextmanager
     def mounted(self, place: Place, meter: Meter, *, read_only: bool) -> Iterator[Path]:
         program = [sys.executable, "-m", "s3backfs.cli"]
         options = ["--foreground", *(["--read-only"] if read_only else [])]
-        command = [*program, "mount", *options, self._url(place), str(place.mountpoint)]
+        command = [*program, "mount", *options, self.url(place), str(place.mountpoint)]
         unmount = [*program, "umount", str(place.mountpoint)]
         with meter.mounted(command, place.mountpoint, unmount):
             yield place.mountpoint
@@ -104,8 +119,9 @@ class S3backfs(Peer):
 
 class NullFs(Peer):
     name = "nullfs"
-    is_mount = True
+    is_mount = writes_by_mount = True
     keeps_data = False
+    is_plain = True
 
     @contextlib.contextmanager
     def mounted(self, place: Place, meter: Meter, *, read_only: bool) -> Iterator[Path]:
@@ -117,7 +133,7 @@ class NullFs(Peer):
 
 class RcloneCrypt(Peer):
     name = "rclone"
-    is_mount = True
+    is_mount = writes_by_mount = True
 
     @contextlib.contextmanager
     def mounted(self, place: Place, meter: Meter, *, read_only: bool) -> Iterator[Path]:
@@ -156,6 +172,48 @@ class Restic(Peer):
         meter.run(self._command(place, "restore", "latest", "--tag", name, "--target", str(target)))
 
 
+class ResticMount(Restic):
+    """Stores by `restic backup`, and reads through `restic mount`."""
+
+    name = "resticmount"
+    is_mount = True
+
+    def store(self, place: Place, meter: Meter, source: Path, name: str) -> None:
+        # From within: the tree is then at the top of the snapshot.
+        backup = shlex.join(self._command(place, "backup", "--tag", name, "."))
+        meter.run(["sh", "-c", f"cd {shlex.quote(str(source))} && exec {backup}"])
+
+    @contextlib.contextmanager
+    def mounted(self, place: Place, meter: Meter, *, read_only: bool) -> Iterator[Path]:
+        command = self._command(place, "mount", str(place.mountpoint))
+        with meter.mounted(command, place.mountpoint, ["umount", str(place.mountpoint)]):
+            yield place.mountpoint
+
+    def tree(self, top: Path, name: str) -> Path:
+        return (top / "tags" / name / "latest").resolve()
+
+
+class S3fs(Peer):
+    """Files as plain objects, without encryption."""
+
+    name = "s3fs"
+    is_mount = writes_by_mount = True
+    is_plain = True
+    # To rclone's server a name cannot be a directory's marker and a directory.
+    servers = frozenset({"moto"})
+
+    def is_installed(self) -> bool:
+        return shutil.which("s3fs") is not None
+
+    @contextlib.contextmanager
+    def mounted(self, place: Place, meter: Meter, *, read_only: bool) -> Iterator[Path]:
+        options = f"use_path_request_style,url={place.endpoint}"
+        command = ["s3fs", place.bucket, str(place.mountpoint), "-f", "-o", options]
+        unmount = ["umount", str(place.mountpoint)]
+        with meter.mounted(command, place.mountpoint, unmount):
+            yield place.mountpoint
+
+
 class Borg(Peer):
     """Keeps its repository on the local disk: it has no S3."""
 
@@ -180,6 +238,7 @@ class Boto3(Peer):
     """A raw multipart upload, without compression or encryption; large files alone."""
 
     name = "boto3"
+    is_plain = True
 
     def store(self, place: Place, meter: Meter, source: Path, name: str) -> None:
         program = "import boto3, sys; boto3.client('s3').upload_file(sys.argv[1], *sys.argv[2:])"
@@ -195,6 +254,7 @@ class AwsCli(Peer):
     """`aws s3 cp --recursive`; AWS_CLI names the program."""
 
     name = "aws"
+    is_plain = True
 
     def is_installed(self) -> bool:
         return "AWS_CLI" in os.environ
@@ -212,6 +272,7 @@ class Copy(Peer):
     """cp to the local disk."""
 
     name = "cp"
+    is_plain = True
 
     def store(self, place: Place, meter: Meter, source: Path, name: str) -> None:
         place.local.mkdir(exist_ok=True)
@@ -225,7 +286,7 @@ class Copy(Peer):
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
-        *(S3backfs(), NullFs(), Restic(), RcloneCrypt()),
-        *(Borg(), AwsCli(), Boto3(), Copy()),
+        *(S3backfs(), NullFs(), Restic(), ResticMount(), RcloneCrypt()),
+        *(S3fs(), Borg(), AwsCli(), Boto3(), Copy()),
     )
 }

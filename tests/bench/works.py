@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from tests.bench.peers import Peer, Place
 
 READS_COUNT = 200
 READ_BYTES = 4096
+_BACKUPS_COUNT = 100
 NAME = "first"
 
 
@@ -54,7 +56,7 @@ class Run:
 
     def store(self, source: Path, tool: tuple[str, ...] = ("cp", "-a"), name: str = NAME) -> None:
         """Store a tree by the peer's own command, or by a tool through its mount."""
-        if not self.peer.is_mount:
+        if not self.peer.writes_by_mount:
             self.peer.store(self.place, self.meter, source, name)
             return
         with self.peer.mounted(self.place, self.meter, read_only=False) as top:
@@ -100,7 +102,7 @@ def _out(run: Run, source: Path) -> None:
     target = run.place.home.parent / "out"
     if run.peer.is_mount:
         with run.reading(source) as top:
-            run.meter.run(["cp", "-a", str(top / NAME), str(target)])
+            run.meter.run(["cp", "-a", str(run.peer.tree(top, NAME)), str(target)])
         return
     run.store(source)
     run.on_fresh_machine()
@@ -126,14 +128,14 @@ def _again(run: Run, *, scattered: bool) -> None:
 
 def _list(run: Run) -> None:
     with run.reading(run.data.small()) as top:
-        run.meter.run(["ls", "-lR", str(top)])
+        run.meter.run(["ls", "-lR", str(run.peer.tree(top, NAME))])
 
 
 def _random_reads(run: Run) -> None:
     """Time the reads alone: the wall is that of all of them, mount and first open apart."""
     source = run.data.big()
     with run.reading(source, count=False) as top:
-        descriptor = os.open(top / NAME / "file", os.O_RDONLY)
+        descriptor = os.open(run.peer.tree(top, NAME) / "file", os.O_RDONLY)
         try:
             run.on_start()
             begin_s = time.monotonic()
@@ -156,7 +158,32 @@ def _first_byte(run: Run) -> None:
         key=lambda path: len(path.parts),
     )
     with run.reading(source, count=False) as top:
-        run.meter.run(["head", "-c1", str(top / NAME / deepest.relative_to(source))])
+        run.meter.run(["head", "-c1", str(run.peer.tree(top, NAME) / deepest.relative_to(source))])
+
+
+def _begin_with_backups(run: Run) -> int:
+    """Fill the repository with small backups by the library, and return how many."""
+    count = max(1, round(_BACKUPS_COUNT * run.data.scale))
+    program = [sys.executable, "-m", "tests.bench.backups"]
+    run.meter.run([*program, run.peer.url(run.place), str(count)])
+    run.on_fresh_machine()
+    return count
+
+
+def _mount_many(run: Run) -> None:
+    """Mount, `ls` of the root, unmount."""
+    count = _begin_with_backups(run)
+    with run.timed(), run.peer.mounted(run.place, run.meter, read_only=True) as top:
+        run.meter.run(["ls", str(top)])
+    run.files_count = count
+
+
+def _one_more(run: Run) -> None:
+    """A new small backup, mount and unmount included."""
+    count, source = _begin_with_backups(run), run.data.few()
+    with run.timed():
+        run.store(source)
+    run.files_count = count
 
 
 def _root(run: Run) -> None:
@@ -177,18 +204,31 @@ WORKS: dict[str, Callable[[Run], None]] = {
     "random": _random_reads,
     "first": _first_byte,
     "root": _root,
+    "mountmany": _mount_many,
+    "onemore": _one_more,
 }
 
-LARGE_FILES_ONLY = {"boto3": {"W1", "W1r", "R1"}}
+GROWING = ("W1", "W2", "mountmany", "onemore")
+"""Done with a tenth of the work too, to see what grows faster than the work."""
+
+ALONE = {
+    "boto3": {"W1", "W1r", "R1"},
+    # What it stores, it stores as `restic` does.
+    "resticmount": {"R1", "R2", "ls", "random", "first", "root"},
+}
 FOR_MOUNTS = {"W2rsync", "ls", "random", "first", "root"}
 """A native tool has no other way to do these."""
-CANNOT = {("rclone", "W3"), ("rclone", "W3dir"), ("nullfs", "R1"), ("nullfs", "random")}
+FOR_ITSELF = {"mountmany", "onemore"}
+CANNOT = {
+    *(("rclone", "W3"), ("rclone", "W3dir"), ("s3fs", "W3"), ("s3fs", "W3dir")),
+    *(("nullfs", "R1"), ("nullfs", "random")),
+}
 
 
 def can(peer: Peer, work: str) -> bool:
     """Whether a peer is measured at a work."""
     if work in FOR_MOUNTS and not peer.is_mount:
         return False
-    if (peer.name, work) in CANNOT:
+    if (peer.name, work) in CANNOT or (work in FOR_ITSELF and peer.name != "s3backfs"):
         return False
-    return work in LARGE_FILES_ONLY.get(peer.name, {work})
+    return work in ALONE.get(peer.name, {work})
