@@ -193,7 +193,7 @@ def test_control_files(shared: Shared) -> None:
     """.s3backfs is not listed, its status.json is whole JSON, and nothing in it can be changed."""
     control = shared.mount.path / ".s3backfs"
     assert ".s3backfs" not in os.listdir(shared.mount.path)
-    assert os.listdir(control) == ["status.json"]
+    assert os.listdir(control) == ["status.json", "versions"]
     status = json.loads((control / "status.json").read_bytes())
     assert status["state"] == "mounted"
     assert error_of((control / "status.json").open, "r+b") in ("EROFS", "EPERM", "EACCES")
