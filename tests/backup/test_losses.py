@@ -11,7 +11,7 @@ import pytest
 
 from s3backfs.errors import FileSystemError, IncompleteError, IntegrityError
 from s3backfs.fs.verbs import Condition, Verbs, finish_backups
-from s3backfs.repository import writer
+from s3backfs.repository import learning
 from s3backfs.repository.opening import CreateOptions, OpenedRepository, create_repository
 from s3backfs.repository.packing import pack_id_of
 from s3backfs.store.counting import Counting
@@ -239,7 +239,7 @@ async def test_a_late_seal_looks_by_itself(tmp_path: Path, monkeypatch: pytest.M
     async with booted(memory, opened, tmp_path / "home") as machine:
         await begin(machine, b"monday")
         lost = await lose_contents(memory)
-        monkeypatch.setattr(writer, "LOOK_EVERY_S", 0.0)
+        monkeypatch.setattr(learning, "LOOK_EVERY_S", 0.0)
         backup = machine.catalogue.backups[b"monday"]
         await machine.catalogue.seal(backup)
         assert backup.is_sealed

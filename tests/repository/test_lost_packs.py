@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from s3backfs.errors import IntegrityError
-from s3backfs.repository import writer
+from s3backfs.repository import learning
 from s3backfs.repository.opening import CreateOptions, OpenedRepository, create_repository
 from s3backfs.store.memory import MemoryStore
 from tests.crash.machine import Machine, booted
@@ -52,7 +52,7 @@ async def test_packs_that_vanish_between_backups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A backup begun after packs were lost stores their contents again, in the same mount."""
-    monkeypatch.setattr(writer, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(learning, "LOOK_EVERY_S", 0.0)
     memory, opened = await new_repository()
     async with booted(memory, opened, tmp_path / "home") as machine:
         await machine.make_backup(b"monday")
