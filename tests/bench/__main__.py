@@ -91,8 +91,8 @@ class Bench:
 @contextlib.contextmanager
 def _proxy(server: Server, latency_ms: float) -> Iterator[str]:
     port, upstream = free_port(), server.endpoint.rpartition(":")[2]
-    command = [sys.executable, "-m", "tests.bench.proxy", str(port), upstream, str(latency_ms)]
-    process = subprocess.Popen(command)
+    program = ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "tests.bench.proxy"]
+    process = subprocess.Popen([*program, str(port), upstream, str(latency_ms)], process_group=0)
     endpoint = f"http://127.0.0.1:{port}"
     try:
         wait_until(lambda: _answers(endpoint))
@@ -234,7 +234,9 @@ def _paired(
             continue
         try:
             result = bench.measure(work, peer, latency_ms, scale)
-        except Exception:
+        except Exception as error:
+            if _is_ending(error):
+                raise
             click.echo(f"{work} {peer.name} failed:\n{traceback.format_exc(limit=-2)}", err=True)
             continue
         requests = sum(result.requests.values())
@@ -244,6 +246,13 @@ def _paired(
             err=True,
         )
         yield result
+
+
+def _is_ending(error: BaseException | None) -> bool:
+    """Whether an error came up while a signal's end was on its way."""
+    while error is not None and not isinstance(error, SystemExit):
+        error = error.__context__
+    return error is not None
 
 
 @contextlib.contextmanager

@@ -45,6 +45,8 @@ class Meter:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.environment, **more},
+                # Ctrl-C is for this process alone: a server or mount that went first would hang it.
+                process_group=0,
             )
 
     def finish(self, process: subprocess.Popen[bytes], *, check: bool = True) -> None:

@@ -47,17 +47,14 @@ def mounts_below(folder: Path) -> list[str]:
     return [place for line in lines if (place := line.split()[4]).startswith(f"{folder}/")]
 
 
-def alive(session: int) -> list[str]:
-    """The processes of a session that still do something."""
+def alive(folder: Path) -> list[int]:
+    """The processes that have the folder in their command line, or in their environment."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, _, rest = path.read_text().rpartition(")")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        state, _, _, of_session = rest.split()[:4]
-        if int(of_session) == session and state != "Z":
-            found.append(name)
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            words = (path / "cmdline").read_bytes() + (path / "environ").read_bytes()
+            if os.fsencode(folder) in words:
+                found.append(int(path.name))
     return found
 
 
@@ -70,21 +67,27 @@ def test_a_signal_leaves_nothing_behind(
     folder = tmp_path / "bench"
     command = [sys.executable, "-m", "tests.bench", "--folder", str(folder)]
     command += ["--work", "R1", "--peer", "s3backfs", "--scale", "0.01"]
+    environment = {**os.environ, "STARTED_BELOW": str(folder)}
     process = subprocess.Popen(
-        command, cwd=PROJECT, start_new_session=True, stderr=subprocess.DEVNULL
+        command,
+        cwd=PROJECT,
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+        env=environment,
     )
     try:
         wait_until(lambda: bool(mounts_below(folder)))
         (os.killpg if is_for_all else os.kill)(process.pid, number)
         assert process.wait(60) == 128 + number
         assert not mounts_below(folder)
-        assert not alive(process.pid)
+        assert not alive(folder)
         assert {path.name for path in folder.iterdir()} == {"data-0.01", "log"}
     finally:
         for mount in mounts_below(folder):
             subprocess.run(["umount", "-l", mount], check=False)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        for left in alive(folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(left, signal.SIGKILL)
         process.wait()
 
 
