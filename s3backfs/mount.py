@@ -168,7 +168,7 @@ class _Mount:
         await catalogue.take_over_own(is_forced=config.take_over)
         if config.backup is None:
             repository.retire_dead_writers()
-        files = Files(repository)
+        files = Files(repository, is_synchronous="sync" in config.fuse_options)
         self._filesystem = FileSystem(
             repository=repository,
             live=live,

@@ -21,7 +21,7 @@ class FileHandle:
     """One open file.
 
     `generation` is the one of the backup's tree that the content comes from, `seen_failure` the
-    last failure of its backup that it was told of.
+    last failure of its backup that it was told of. `is_synchronous` is what O_SYNC and O_DSYNC say.
     """
 
     node: Node
@@ -30,13 +30,15 @@ class FileHandle:
     is_write_only: bool
     generation: int
     seen_failure: S3backfsError | None = None
+    is_synchronous: bool = False
 
 
 class Files:
-    """Every open file of the mount."""
+    """Every open file of the mount; `is_synchronous` opens each as if with O_SYNC."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, *, is_synchronous: bool = False) -> None:
         self._repository = repository
+        self._is_synchronous = is_synchronous
         self._handles: dict[int, FileHandle] = {}
         self._next = 1
 
@@ -97,6 +99,8 @@ class Files:
             flags & os.O_ACCMODE == os.O_WRONLY,
             node.backup.generation,
             node.backup.failure,
+            # O_SYNC has the bit of O_DSYNC.
+            self._is_synchronous or bool(flags & os.O_DSYNC),
         )
         return number
 
@@ -125,6 +129,8 @@ class Files:
     async def write(self, handle: FileHandle, offset: int, data: bytes) -> int:
         """Write to an open file; returns when the bytes are taken over, not when stored.
 
+        With O_SYNC and O_DSYNC it returns when they are stored: through the page cache the kernel
+        sees to that with an fsync after its writes, past it nobody else does.
         The kernel knows the size, and has moved an appending write to the end already. Pages of
         a shared mapping come through the same handles and must land where they are.
 
@@ -147,6 +153,8 @@ class Files:
         node.clone_of = None
         self._repository.writer.progress.written_bytes += len(data)
         await handle.content.write(offset, data)
+        if handle.is_synchronous and handle.content.is_direct:
+            await self.fsync(handle)
         return len(data)
 
     def _tell_failure(self, handle: FileHandle) -> None:
