@@ -206,8 +206,10 @@ async def finish_backups(filesystem: FileSystem, *, keep_open: bool, torn: set[b
             "wrote since then is not in S3"
         )
         result.exit_code = OwnershipLostError.exit_code
-    await filesystem.repository.writer.look_if_old()
-    for backup in filesystem.catalogue.own_open():
+    unsealed = filesystem.catalogue.own_open()
+    if unsealed:
+        await filesystem.repository.writer.look_if_old()
+    for backup in unsealed:
         name = printable(backup.name)
         had_failed = backup.failure is not None
         try:
