@@ -43,7 +43,8 @@ class Backup:
 
     `generation` counts the trees that its names were read from. Changes are allowed only while
     `is_own_open`, and wait while a checkpoint captures. `failure` is what went wrong for good: it
-    stays, reads go on, and every writer is told once.
+    stays, reads go on, and every writer is told once. `refused` is the first error by which a
+    program was told that a change is not there: whatever is stored later, something is missing.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Backup:
         self.may_be_forgotten = False
         self.generation = 0
         self.failure: S3backfsError | None = None
+        self.refused: Exception | None = None
         self.tally = Tally.of(held.root.statistics)
         self.wandering = Wandering(held.root.wandering)
         self.dirty: set[Node] = set()
@@ -231,6 +233,12 @@ class Backup:
         if self.failure is None:
             log.error("backup %s: %s", printable(self.name), error)
         self.failure = error
+
+    def note_refused(self, error: Exception) -> None:
+        """Remember that a program lost something by an error."""
+        if self.refused is None:
+            log.error("backup %s: a change was refused, it stays open", printable(self.name))
+            self.refused = error
 
     # -- checkpoints -------------------------------------------------------------------------
 

@@ -320,7 +320,7 @@ class Catalogue:
             with backup.noting_loss():
                 backup.held = await self._roots.decide_seal(backup.held, root)
             await self._complete_seal(backup)
-        backup.is_resumed = False
+        backup.is_resumed, backup.refused = False, None
         try:
             await self.repository.writer.store_segment()
         except S3backfsError as error:

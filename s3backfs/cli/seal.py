@@ -19,14 +19,18 @@ _backup_argument = click.argument(
 
 @click.command()
 @_backup_argument
-def seal(path: Path) -> None:
+@click.option("--force", is_flag=True, help="Also after a program got an error by writing to it.")
+def seal(path: Path, force: bool) -> None:
     """Finish an open backup: store the rest of it and make it immutable.
+
+    A backup is not complete if a program that wrote to it got an error, even if S3 is back: run
+    the copy again, then seal with --force.
 
     \b
     Examples:
       s3backfs seal /mnt/backups/web1-monday
     """
-    result = _ask(path, "seal")
+    result = _ask(path, "seal", force=force)
     if result.get("incomplete"):
         note(f"sealed as incomplete: {result.get('error', '')}")
         raise SystemExit(IncompleteError.exit_code)
@@ -44,7 +48,7 @@ def reopen(path: Path) -> None:
     _ask(path, "reopen")
 
 
-def _ask(path: Path, verb: str) -> dict[str, Any]:
+def _ask(path: Path, verb: str, **options: bool) -> dict[str, Any]:
     mount, name = locate_backup(path, list_mounts())
-    args = {"name": wire_name(name)}
+    args = {"name": wire_name(name), **options}
     return call_mount(mount.mountpoint, verb, args, note, owner_uid=mount.owner_uid)

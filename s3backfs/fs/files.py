@@ -53,6 +53,11 @@ class Files:
             raise FileSystemError(errno.EBADF)
         return handle
 
+    def node(self, number: int) -> Node | None:
+        """The node behind a handle, if it is still open."""
+        handle = self._handles.get(number)
+        return None if handle is None else handle.node
+
     def open_for_writing(self) -> list[Node]:
         """The nodes that somebody may still write to."""
         return [handle.node for handle in self._handles.values() if handle.is_writer]

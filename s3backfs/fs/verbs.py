@@ -54,7 +54,9 @@ class Verbs:
             return await self._sync(progress)
         if verb in ("seal", "reopen"):
             backup = await self._find(args)
-            return await (self._seal(backup) if verb == "seal" else self._reopen(backup))
+            if verb == "reopen":
+                return await self._reopen(backup)
+            return await self._seal(backup, is_forced=bool(args.get("force")))
         raise RepositoryError(f"this mount does not know the request {verb!r}")
 
     # -- status ------------------------------------------------------------------------------
@@ -130,7 +132,7 @@ class Verbs:
             raise RepositoryError(f"there is no backup {printable(name)} in this mount")
         return backup
 
-    async def _seal(self, backup: Backup) -> dict[str, Any]:
+    async def _seal(self, backup: Backup, *, is_forced: bool) -> dict[str, Any]:
         if backup.is_sealed:
             raise RepositoryError(f"backup {printable(backup.name)} is sealed already")
         if not backup.is_own_open:
@@ -140,6 +142,11 @@ class Verbs:
             raise RepositoryError(
                 f"backup {printable(backup.name)} has {len(writing)} file(s) open for writing; "
                 "close them first"
+            )
+        if backup.refused is not None and not is_forced:
+            raise RepositoryError(
+                f"backup {printable(backup.name)} is not sealed: {_refusal(backup.refused)}; copy "
+                "it again and seal it with --force"
             )
         await self._fs.catalogue.seal(backup)
         return describe(backup)
@@ -165,7 +172,12 @@ def describe(backup: Backup) -> dict[str, Any]:
         "stored_bytes": backup.root.statistics.stored_bytes,
         "last_checkpoint_ns": backup.last_checkpoint_ns,
         "error": str(backup.failure) if backup.failure else "",
+        "refused": str(backup.refused) if backup.refused else "",
     }
+
+
+def _refusal(error: Exception) -> str:
+    return f"a program was told that something could not be written ({error})"
 
 
 async def _checkpoint(backup: Backup) -> S3backfsError | None:
@@ -224,6 +236,11 @@ async def finish_backups(filesystem: FileSystem, *, keep_open: bool, torn: set[b
             elif (incomplete := incompleteness(backup.root)) is not None:
                 result.warnings.append(f"backup {name} stays open: {incomplete}")
                 result.exit_code = incomplete.exit_code
+            elif backup.refused is not None:
+                result.warnings.append(
+                    f"backup {name} stays open: {_refusal(backup.refused)}; mount and copy again"
+                )
+                result.exit_code = result.exit_code or 1
             elif backup.id in torn or had_failed:
                 why = "an error" if had_failed else "a file open for writing"
                 result.warnings.append(f"backup {name} stays open: it had {why}")

@@ -44,6 +44,7 @@ from s3backfs.fuse import replies
 from s3backfs.fuse.directories import Directories
 from s3backfs.fuse.groups import is_member
 from s3backfs.fuse.opening import open_info
+from s3backfs.fuse.refusals import note_refused
 from s3backfs.fuse.version_inodes import VERSIONS_NUMBER, VersionInodes
 
 log = logging.getLogger(__name__)
@@ -70,18 +71,23 @@ def request(handler: F) -> F:
             raise
         except FileSystemError as error:
             raise FUSEError(error.errno_code) from None
-        except S3backfsError as error:
-            log.error("%s: %s", name, error)
-            raise FUSEError(error.errno_code) from error
-        except OSError as error:
-            log.error("%s: %s", name, error)
-            code = error.errno if error.errno not in (None, errno.ENOSYS) else errno.EIO
-            raise FUSEError(code or errno.EIO) from error
         except Exception as error:
-            log.exception("%s%r failed unexpectedly", name, arguments[1:3])
-            raise FUSEError(errno.EIO) from error
+            note_refused(arguments[0]._fs, name, arguments, error)
+            raise FUSEError(_logged_errno(name, arguments, error)) from error
 
     return cast(F, guarded)
+
+
+def _logged_errno(request: str, arguments: tuple[Any, ...], error: Exception) -> int:
+    if isinstance(error, S3backfsError):
+        log.error("%s: %s", request, error)
+        return error.errno_code
+    if isinstance(error, OSError):
+        log.error("%s: %s", request, error)
+        code = error.errno if error.errno != errno.ENOSYS else None
+        return code or errno.EIO
+    log.error("%s%r failed unexpectedly", request, arguments[1:3], exc_info=error)
+    return errno.EIO
 
 
 class Door(pyfuse3.Operations):
