@@ -46,6 +46,7 @@ from s3backfs.fuse.unmounting import note_helper, run_unmount
 from s3backfs.key_service import unwrapper
 from s3backfs.memory import bound_allocator
 from s3backfs.repository.opening import OpenedRepository, open_repository
+from s3backfs.repository.pins import check_place
 from s3backfs.repository.repository import Repository, RepositoryOptions, open_for_mount
 from s3backfs.service import notify_service
 from s3backfs.store.around import Policy, WrappedStore
@@ -135,13 +136,15 @@ class _Mount:
     async def _open_repository(
         self, store: Store, passphrase: Callable[[], bytes] | None
     ) -> OpenedRepository:
-        return await open_repository(
+        opened = await open_repository(
             store,
             passphrase,
             must_be_encrypted=self._config.must_be_encrypted,
             unwrap=unwrapper(self._config.store),
             slot_id=self._config.key_slot,
         )
+        check_place(self._config.state_dir, store, opened.keyring)
+        return opened
 
     def _reading_policies(self) -> list[Policy]:
         # Who restores one backup may have credentials that list nothing.

@@ -48,20 +48,13 @@ def run_on_store(
     """
     import trio  # slow to import
 
-    from s3backfs.cli.stores import opened_store
-    from s3backfs.key_service import unwrapper
-    from s3backfs.repository.opening import open_repository
+    from s3backfs.cli.stores import open_known, opened_store
 
     known = take_passphrase()
 
     async def open_and_act() -> T:
         async with opened_store(url, config) as store:
-            opened = await open_repository(
-                store,
-                passphrase_reader(known),
-                must_be_encrypted=known is not None,
-                unwrap=unwrapper(config),
-            )
+            opened = await open_known(store, config, known, passphrase_reader(known))
             with reporting() as report:
                 return await act(store, opened.keyring, report)
 

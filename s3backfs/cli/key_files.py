@@ -84,6 +84,7 @@ def _import(url: str, config: StoreConfig, data: bytes) -> Imported:
     from s3backfs.cli.stores import opened_store
     from s3backfs.key_service import unwrapper
     from s3backfs.repository.key_backup import import_slots, open_backup
+    from s3backfs.repository.pins import check_place
 
     known = take_passphrase()
 
@@ -95,6 +96,7 @@ def _import(url: str, config: StoreConfig, data: bytes) -> Imported:
             unwrap=unwrapper(config),
         )
         async with opened_store(parse_url(url).url, config) as store:
+            check_place(default_state_dir(), store, keys.opened.keyring)
             return await import_slots(keys, store)
 
     return trio.run(open_and_import)

@@ -26,6 +26,7 @@ def run_keyed(url: str, config: StoreConfig, act: Callable[[KeyedRepository], Aw
     from s3backfs.cli.stores import opened_store
     from s3backfs.key_service import unwrapper
     from s3backfs.repository.keyslots import open_for_keys
+    from s3backfs.repository.pins import check_place
 
     known = take_passphrase()
 
@@ -38,6 +39,7 @@ def run_keyed(url: str, config: StoreConfig, act: Callable[[KeyedRepository], Aw
                 must_be_encrypted=known is not None,
                 unwrap=unwrapper(config),
             )
+            check_place(default_state_dir(), store, keys.opened.keyring)
             return await act(keys)
 
     return trio.run(open_and_act)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from s3backfs.cli.stores import opened_store
+from s3backfs.cli.stores import open_known, opened_store
 from s3backfs.config import (
     MIB,
     Secret,
@@ -18,8 +18,6 @@ from s3backfs.config import (
     make_private_dir,
 )
 from s3backfs.format.parameters import Parameters
-from s3backfs.key_service import unwrapper
-from s3backfs.repository.opening import open_repository
 from s3backfs.repository.repository import Repository, RepositoryOptions, open_for_mount
 from s3backfs.store.guarding import Guarding
 
@@ -52,9 +50,7 @@ async def opened_for_check(
         return (known or ask()).reveal()
 
     async with opened_store(url, config) as store:
-        opened = await open_repository(
-            store, passphrase, must_be_encrypted=known is not None, unwrap=unwrapper(config)
-        )
+        opened = await open_known(store, config, known, passphrase)
         with tempfile.TemporaryDirectory(prefix="s3backfs-check-") as scratch:
             options = RepositoryOptions(
                 state_dir=make_private_dir(default_state_dir()),
@@ -83,9 +79,7 @@ async def opened_for_maintenance(
 
     guard = Guarding(*GUARDED_PREFIXES)
     async with opened_store(url, config, guard) as store:
-        opened = await open_repository(
-            store, passphrase, must_be_encrypted=known is not None, unwrap=unwrapper(config)
-        )
+        opened = await open_known(store, config, known, passphrase)
         options = RepositoryOptions(
             state_dir=make_private_dir(default_state_dir()),
             cache_dir=make_private_dir(default_cache_dir()),

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from s3backfs.config import CreateConfig, Secret, StoreConfig
+from s3backfs.config import CreateConfig, Secret, StoreConfig, default_state_dir
 from s3backfs.key_service import unwrapper
 from s3backfs.repository.new_keys import NewKey
-from s3backfs.repository.opening import CreateOptions, create_repository, open_repository
+from s3backfs.repository.opening import (
+    CreateOptions,
+    OpenedRepository,
+    create_repository,
+    open_repository,
+)
+from s3backfs.repository.pins import check_place, pin_place
 from s3backfs.store import retrying
 from s3backfs.store.around import Policy, WrappedStore
 from s3backfs.store.base import Store
@@ -66,6 +72,21 @@ async def bare_store(url: str, config: StoreConfig) -> AsyncIterator[Store]:
             await store.aclose()
 
 
+async def open_known(
+    store: Store, config: StoreConfig, known: Secret | None, passphrase: Callable[[], bytes]
+) -> OpenedRepository:
+    """Open the repository that this machine knows at this place, or one that is new to it.
+
+    Raises:
+        S3backfsError: it cannot be opened, or it is another one.
+    """
+    opened = await open_repository(
+        store, passphrase, must_be_encrypted=known is not None, unwrap=unwrapper(config)
+    )
+    check_place(default_state_dir(), store, opened.keyring)
+    return opened
+
+
 async def create(config: CreateConfig, secret: NewKey | None) -> str:
     """Make a repository and say its id."""
     options = CreateOptions(
@@ -76,6 +97,7 @@ async def create(config: CreateConfig, secret: NewKey | None) -> str:
     )
     async with opened_store(config.url, config.store) as store:
         opened = await create_repository(store, options, secret)
+        pin_place(default_state_dir(), store, opened.keyring.repository_id)
     return opened.keyring.repository_id.hex()
 
 
@@ -89,7 +111,5 @@ async def summarize(
         return (known or ask()).reveal()
 
     async with opened_store(url, config) as store:
-        opened = await open_repository(
-            store, passphrase, must_be_encrypted=known is not None, unwrap=unwrapper(config)
-        )
+        opened = await open_known(store, config, known, passphrase)
         return await list_backups(store, opened.keyring)

@@ -96,6 +96,9 @@ def open_slots(
         UnsupportedFormatError: all slots are of kinds that are not known here.
     """
     own = slots_of(slots, repository_id, epoch)
+    if slots and not own:
+        text = "no key slot is of the repository and the key that repository.json names"
+        raise IntegrityError(f"{text}: one of the two was put here from elsewhere", key="keys/")
     keys = private_keys_of(secret)
     # Stretching takes long, the others cost nothing.
     ordered = sorted(own.items(), key=lambda slot: slot_kind(slot[1]) in _SLOW_KINDS)

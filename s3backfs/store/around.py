@@ -77,6 +77,10 @@ class WrappedStore:
         return self._store.url
 
     @property
+    def place(self) -> str:
+        return self._store.place
+
+    @property
     def has_conditional_put(self) -> bool | None:
         return self._store.has_conditional_put
 

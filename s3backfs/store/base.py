@@ -112,6 +112,10 @@ class Store(Protocol):
         """How a person would name this store; no secret is in it."""
 
     @property
+    def place(self) -> str:
+        """What tells this store from all others: the URL, and the endpoint where there is one."""
+
+    @property
     def has_conditional_put(self) -> bool | None:
         """Whether conditions are enforced: proven by `probe`, None before it."""
 

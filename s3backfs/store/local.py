@@ -86,6 +86,10 @@ class LocalStore:
         return LocalLocation(self._files.directory).url
 
     @property
+    def place(self) -> str:
+        return self.url
+
+    @property
     def has_conditional_put(self) -> bool | None:
         return self._has_conditional_put
 

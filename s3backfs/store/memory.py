@@ -89,6 +89,10 @@ class MemoryStore:
         return "memory:"
 
     @property
+    def place(self) -> str:
+        return self.url
+
+    @property
     def has_conditional_put(self) -> bool | None:
         return self._has_conditional_put
 

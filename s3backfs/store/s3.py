@@ -77,6 +77,10 @@ class S3Store:
         return self._url
 
     @property
+    def place(self) -> str:
+        return f"{self._bucket.place.endpoint} {self._url}"
+
+    @property
     def bucket(self) -> requests.Bucket:
         """What requests are made with now."""
         return self._bucket
@@ -101,15 +105,11 @@ class S3Store:
     def conditions(self) -> Conditions | None:
         if self._has_conditional_put is None:
             return None
-        return Conditions(self._where, self._has_conditional_put, self._quote_etags)
-
-    @property
-    def _where(self) -> str:
-        return f"{self._bucket.place.endpoint} {self._url}"
+        return Conditions(self.place, self._has_conditional_put, self._quote_etags)
 
     async def confirm(self, key: str, data: Buffer, known: Conditions) -> bool:
         self._has_conditional_put, self._quote_etags = None, known.are_etags_quoted
-        if known.place == self._where and await are_borne_out(self, key, data, known):
+        if known.place == self.place and await are_borne_out(self, key, data, known):
             self._has_conditional_put = known.are_enforced
             return True
         self._quote_etags = True

@@ -83,6 +83,10 @@ class SlowStore:
         return self.memory.url
 
     @property
+    def place(self) -> str:
+        return self.memory.place
+
+    @property
     def has_conditional_put(self) -> bool | None:
         return self.memory.has_conditional_put
 
