@@ -97,6 +97,12 @@ class OwnershipLostError(RepositoryError):
     exit_code = 15
 
 
+class RolledBackError(RepositoryError):
+    """An open backup's root is older than the one that this machine stored last."""
+
+    errno_code = errno.EROFS
+
+
 class LeaseLapsedError(RepositoryError):
     """Others may have taken this process for gone, so that it must not go on."""
 

@@ -12,10 +12,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyfuse3
 import trio
@@ -60,6 +60,9 @@ from s3backfs.store.unlisted import Unlisted
 
 log = logging.getLogger(__name__)
 
+OnReady: TypeAlias = Callable[[Sequence[str]], None]
+"""Called with what a person is to be told once the mount answers."""
+
 SWITCH_INTERVAL_S = 0.0005
 """Worker threads that run Python must not hold up requests for long."""
 
@@ -76,7 +79,7 @@ PATIENCE_S = 15.0
 
 
 def run_mount(
-    config: MountConfig, passphrase: Callable[[], bytes] | None, on_ready: Callable[[], None]
+    config: MountConfig, passphrase: Callable[[], bytes] | None, on_ready: OnReady
 ) -> int:
     """Mount, serve until the mount is gone or a signal comes, finish, and return the exit code.
 
@@ -103,9 +106,7 @@ class _Mount:
         self._finish = Finish()
         self._ended = trio.Event()
 
-    async def run(
-        self, passphrase: Callable[[], bytes] | None, on_ready: Callable[[], None]
-    ) -> int:
+    async def run(self, passphrase: Callable[[], bytes] | None, on_ready: OnReady) -> int:
         """Build, serve, shut down."""
         location = parse_url(self._config.url)
         self._condition = Condition(location.url)
@@ -186,7 +187,7 @@ class _Mount:
 
     # -- serving -----------------------------------------------------------------------------
 
-    async def _serve(self, filesystem: FileSystem, on_ready: Callable[[], None]) -> None:
+    async def _serve(self, filesystem: FileSystem, on_ready: OnReady) -> None:
         config = self._config
         runtime_dir = make_private_dir(config.runtime_dir)
         with _mounted(filesystem, config, self._is_on_top):
@@ -207,7 +208,7 @@ class _Mount:
                 self._device = await _wait_until_it_answers(config)
                 await trio.to_thread.run_sync(note_helper, config.url, config.mountpoint)
                 log.info("%s is mounted on %s", config.url, config.mountpoint)
-                on_ready()
+                on_ready([str(error) for error in filesystem.catalogue.rolled_back.values()])
                 await self._ended.wait()
                 timer.cancel()
                 await self._shut_down()

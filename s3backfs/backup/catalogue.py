@@ -28,7 +28,7 @@ from s3backfs.backup.finding import (
 )
 from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.nodes import RepositoryNodes
-from s3backfs.backup.owning import RootWriter
+from s3backfs.backup.owning import RootWriter, base_age, rolled_back
 from s3backfs.backup.removals import newest_ns, note_removal
 from s3backfs.backup.roots import HeldRoot
 from s3backfs.backup.standing import Standing
@@ -39,12 +39,14 @@ from s3backfs.errors import (
     ObjectMissingError,
     OwnershipLostError,
     RepositoryExistsError,
+    RolledBackError,
     S3backfsError,
 )
 from s3backfs.format.refs import ID_BYTES
 from s3backfs.format.root import BackupState, Owner, Root, Seen, Statistics
 from s3backfs.repository.leases import has_run_out
 from s3backfs.repository.repository import Repository
+from s3backfs.repository.root_memory import Age
 from s3backfs.store.together import open_together
 
 log = logging.getLogger(__name__)
@@ -92,6 +94,9 @@ class Catalogue:
         self._lost: list[Backup] = []
         self._claiming = trio.Lock()
         self._asked_s: dict[bytes, float] = {}
+        # Read before the roots are, so that none of them can rightly be older.
+        self._remembered = self.repository.root_memory.load()
+        self.rolled_back: dict[bytes, RolledBackError] = {}
 
     # -- the picture -------------------------------------------------------------------------
 
@@ -430,6 +435,7 @@ class Catalogue:
         Raises:
             S3backfsError: the root could not be replaced.
         """
+        await self._find_rolled_back()
         if self._is_read_only:
             return
         for backup in list(self.backups.values()):
@@ -438,11 +444,34 @@ class Catalogue:
             if backup.is_sealed:
                 await self._complete_seal(backup)
             else:
+                self.rolled_back.pop(backup.id, None)
                 # Also where the writer's id is the same: what a dead process sent may still land.
                 await self.take_over(backup)
         for held in self._outdated.values():
             if self.repository.is_own_writer(held.root.owner.writer):
                 await self._remove_outdated(held)
+
+    async def _find_rolled_back(self) -> None:
+        """Go on with no open backup that is older than this machine has left it."""
+        if self._older():
+            # One that was renamed just then stands under a name that was not listed yet.
+            await self.refresh(is_forced=True)
+        for backup in self._older():
+            error = rolled_back(backup.root, self._remembered[backup.id])
+            log.error("%s", error)
+            self.rolled_back[backup.id] = error
+            backup.is_own, backup.claim = False, None
+
+    def _older(self) -> list[Backup]:
+        backups = [each for each in self.backups.values() if each.id in self._remembered]
+        newest: dict[bytes, Age] = {}
+        for each in backups:
+            newest[each.id] = max(newest.get(each.id, (0, 0)), base_age(each.root))
+        return [
+            each
+            for each in backups
+            if not each.is_sealed and newest[each.id] < self._remembered[each.id]
+        ]
 
     async def _remove_outdated(self, held: HeldRoot) -> None:
         """Complete a rename that was interrupted."""

@@ -25,6 +25,7 @@ from s3backfs.errors import (
     PreconditionFailedError,
     RepositoryBusyError,
     RepositoryExistsError,
+    RolledBackError,
     S3backfsError,
 )
 from s3backfs.format.refs import ID_BYTES
@@ -67,6 +68,9 @@ class RootWriter:
         Raises:
             RepositoryExistsError: somebody else has taken the name.
         """
+        return self._remembered(await self._create(root, over))
+
+    async def _create(self, root: Root, over: HeldRoot | None) -> HeldRoot:
         key, root = open_key(self._repository, root.name), self._next(root)
         condition: Condition = IfAbsent()
         if over is not None:
@@ -132,7 +136,7 @@ class RootWriter:
             await self._standing.assure(root.backup_id)
         for _ in range(ATTEMPTS):
             try:
-                return await self._replace_once(held, self._next(root))
+                return self._remembered(await self._replace_once(held, self._next(root)))
             except _FencedError as fence:
                 if self._standing is None:
                     raise
@@ -177,7 +181,7 @@ class RootWriter:
             OwnershipLostError: another writer was faster; look again.
             RepositoryBusyError: its owner is sealing it at this moment.
         """
-        return await self._raise_epoch(held, self._repository.writer_id)
+        return self._remembered(await self._raise_epoch(held, self._repository.writer_id))
 
     async def _raise_epoch(self, held: HeldRoot, writer: bytes) -> HeldRoot:
         if await self._is_conditional():
@@ -204,6 +208,7 @@ class RootWriter:
             await self._remove([grave])
             raise
         await self.remove(held)
+        self._repository.root_memory.forget(held.root.backup_id)
 
     async def check_renamed(self, old: HeldRoot, new: HeldRoot) -> None:
         """Before the old name of an open backup goes: give the new one up if it was taken over.
@@ -287,6 +292,7 @@ class RootWriter:
             RepositoryExistsError: there is another sealed backup of this name.
         """
         stored = await self.create_sealed(decided.root)
+        self._repository.root_memory.forget(stored.root.backup_id)
         await self._try_to_remove(decided)
         return stored
 
@@ -338,6 +344,11 @@ class RootWriter:
             owner, sequence=sequence, nonce=secrets.token_bytes(ID_BYTES)
         )
         return msgspec.structs.replace(root, owner=owner)
+
+    def _remembered(self, held: HeldRoot) -> HeldRoot:
+        """Note what was stored, so that the next mount of this machine knows an older root."""
+        self._repository.root_memory.remember(held.root.backup_id, base_age(held.root))
+        return held
 
     async def _put(self, key: str, root: Root, condition: Condition) -> HeldRoot:
         """Write a root; where a condition fails because of an own root, it is put over that."""
@@ -499,3 +510,14 @@ def _raised(root: Root, epoch: int, writer: bytes) -> Root:
 def base_age(root: Root) -> tuple[int, int]:
     """The (epoch, sequence) of a root."""
     return root.owner.epoch, root.owner.sequence
+
+
+def rolled_back(root: Root, remembered: tuple[int, int]) -> RolledBackError:
+    """Say that an open root is older than the one that this machine stored last."""
+    name = root.name.decode("utf-8", "backslashreplace")
+    (epoch, sequence), (was_epoch, was_sequence) = base_age(root), remembered
+    return RolledBackError(
+        f"open backup {name} is older than this machine has left it (epoch {epoch}, root "
+        f"{sequence}; it was {was_epoch}, {was_sequence}): somebody has put an old root back; it "
+        "stays as it is, and mount --take-over goes on from there"
+    )

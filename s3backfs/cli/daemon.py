@@ -1,8 +1,8 @@
 """Go to the background, while the command waits until the mount answers.
 
 The two processes talk over a socket pair, JSON, one object a line. Background to foreground:
-{"pid"}, {"ask": "passphrase"}, {"ready"}, {"error", "exit_code"}; back: {"passphrase"} in hex,
-or {"error", "exit_code"}. The foreground keeps the terminal, so only it can ask there.
+{"pid"}, {"ask": "passphrase"}, {"note"}, {"ready"}, {"error", "exit_code"}; back: {"passphrase"} in
+hex, or {"error", "exit_code"}. The foreground keeps the terminal, so only it can ask there.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from s3backfs.cli.failures import BUG_EXIT_CODE, explain
+from s3backfs.cli.terminal import note
 from s3backfs.config import Secret
 from s3backfs.control import RemoteError
 from s3backfs.errors import S3backfsError
@@ -39,9 +40,11 @@ class Link:
         with contextlib.suppress(OSError):
             self._connection.sendall(json.dumps(message).encode() + b"\n")
 
-    def ready(self) -> None:
-        """Let the command return 0; from now on failures go to the log alone."""
+    def ready(self, warnings: Sequence[str] = ()) -> None:
+        """Let the command return 0, with warnings; from now on failures go to the log alone."""
         self.is_ready = True
+        for text in warnings:
+            self.tell(note=text)
         self.tell(ready=True)
         self._lines.close()
         self._connection.close()
@@ -141,6 +144,8 @@ def _await_ready(
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for line in lines:
                 message = json.loads(line)
+                if "note" in message:
+                    note(message["note"])
                 if "ready" in message:
                     return 0
                 if "error" in message:

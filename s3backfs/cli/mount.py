@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,6 +36,9 @@ from s3backfs.control import canonical_mountpoint
 from s3backfs.errors import FuseUnavailableError
 from s3backfs.service import notify_service
 from s3backfs.store.location import parse_url
+
+if TYPE_CHECKING:
+    from s3backfs.mount import OnReady
 
 _LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
 
@@ -182,7 +185,7 @@ def _converted(context: click.Context, option: click.Option, text: str) -> Any:
 def _serve_here(config: MountConfig, passphrase: Callable[[], bytes]) -> int:
     start_logging(config)
     try:
-        return _run(config, passphrase, lambda: notify_service("READY=1"))
+        return _run(config, passphrase, lambda _: notify_service("READY=1"))
     finally:
         notify_service("STOPPING=1")
 
@@ -197,7 +200,7 @@ def _serve_in_background(config: MountConfig, known: Secret | None) -> int:
     return launch(work, prompt_passphrase, log)
 
 
-def _run(config: MountConfig, passphrase: Callable[[], bytes], on_ready: Callable[[], None]) -> int:
+def _run(config: MountConfig, passphrase: Callable[[], bytes], on_ready: OnReady) -> int:
     try:
         from s3backfs.mount import run_mount  # after the fork, and only for this verb
     except ImportError as error:

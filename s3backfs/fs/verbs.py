@@ -93,7 +93,9 @@ class Verbs:
         }
 
     def _last_error(self) -> str:
-        failures = [backup.failure for backup in self._fs.catalogue.own_open() if backup.failure]
+        catalogue = self._fs.catalogue
+        failures: list[S3backfsError] = list(catalogue.rolled_back.values())
+        failures += [backup.failure for backup in catalogue.own_open() if backup.failure]
         return str(failures[-1]) if failures else self._condition.last_error
 
     # -- sync, seal, reopen ------------------------------------------------------------------

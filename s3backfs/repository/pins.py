@@ -52,8 +52,13 @@ def pin_place(state_dir: Path, store: Store, repository_id: bytes) -> None:
         log.debug("%s: %s", path, error)
 
 
+def place_name(store: Store) -> str:
+    """A short name for files that belong to one place."""
+    return hashlib.sha256(store.place.encode()).hexdigest()[:24]
+
+
 def _path(state_dir: Path, store: Store) -> Path:
-    return state_dir / "places" / hashlib.sha256(store.place.encode()).hexdigest()[:24]
+    return state_dir / "places" / place_name(store)
 
 
 def _load(path: Path) -> str:

@@ -28,7 +28,9 @@ from s3backfs.repository.local_state import (
 from s3backfs.repository.losses import Losses
 from s3backfs.repository.opening import OpenedRepository
 from s3backfs.repository.piece import Piece
+from s3backfs.repository.pins import place_name
 from s3backfs.repository.reader import Caches, Reader, ReaderLimits
+from s3backfs.repository.root_memory import RootMemory
 from s3backfs.repository.upload_notes import UploadNotes
 from s3backfs.repository.writer import Writer, WriterOptions
 from s3backfs.store.around import WrappedStore
@@ -72,6 +74,7 @@ class Repository:
         condemned: CondemnedSets,
         index: ChunkIndex,
         proof: Proof,
+        root_memory: RootMemory,
     ) -> None:
         self.store = store
         self.keyring = keyring
@@ -83,6 +86,7 @@ class Repository:
         self.condemned = condemned
         self._index = index
         self.proof = proof
+        self.root_memory = root_memory
         self.losses = Losses(
             store, keyring, frames=reader.damaged, packs=(reader.gone, writer.missing)
         )
@@ -232,9 +236,18 @@ async def open_for_mount(
                     nursery.start_soon(notes.abort_left, store)
                 writer_id = identity.writer_id if identity is not None else bytes(ID_BYTES)
                 memory = ConditionMemory(state_dir / "conditions")
-                proof = Proof(store, lease, memory, f"{LEASES_PREFIX}{writer_id.hex()}/probe")
                 yield Repository(
-                    store, keyring, bounds, reader, writer, identity, lease, condemned, index, proof
+                    store,
+                    keyring,
+                    bounds,
+                    reader,
+                    writer,
+                    identity,
+                    lease,
+                    condemned,
+                    index,
+                    Proof(store, lease, memory, f"{LEASES_PREFIX}{writer_id.hex()}/probe"),
+                    RootMemory(state_dir / "open" / place_name(store)),
                 )
                 nursery.cancel_scope.cancel()
     finally:
