@@ -116,6 +116,19 @@ class LockedError(RepositoryError):
     exit_code = 18
 
 
+class OldKeysError(RepositoryError):
+    """The keys that the bucket shows are older than those its objects name."""
+
+    def __init__(self, newer: NewerKeyError) -> None:
+        super().__init__(
+            f"the bucket holds objects of key epoch {newer.epoch} ({newer.key}), but the key slots "
+            f"and repository.json that it shows are of epoch {newer.known_epoch}: somebody put old "
+            "keys back, and with those revoked ones would open what is written from now on; put "
+            "back the newest versions of repository.json and keys/, or delete repository.json and "
+            "use `s3backfs key import`; meanwhile mount with --read-only"
+        )
+
+
 class RepositoryBusyError(RepositoryError):
     """Another process of this machine holds what is needed."""
 
@@ -140,6 +153,19 @@ class IntegrityError(S3backfsError):
         self.message = message
         self.key = key
         self.offset = offset
+
+
+class NewerKeyError(IntegrityError):
+    """An object names a key epoch that the repository's keys do not reach."""
+
+    def __init__(self, epoch: int, known_epoch: int, *, key: str = "") -> None:
+        super().__init__(
+            f"it names key epoch {epoch}, which is not known here, where the newest is "
+            f"{known_epoch}: after `s3backfs key rotate` mount anew",
+            key=key,
+        )
+        self.epoch = epoch
+        self.known_epoch = known_epoch
 
 
 class IncompleteError(IntegrityError):

@@ -8,6 +8,7 @@ the kernel lets go -> open files settle -> checkpoint, seal -> repository closes
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -21,7 +22,7 @@ import pyfuse3
 import trio
 
 from s3backfs.backup.catalogue import Catalogue
-from s3backfs.backup.finding import RootObjects, list_root_objects
+from s3backfs.backup.finding import RootObjects, list_root_objects, newest_named
 from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.config import MountConfig, make_private_dir
@@ -29,6 +30,8 @@ from s3backfs.control import Progress, serve_control, socket_path
 from s3backfs.errors import (
     FuseUnavailableError,
     MountpointError,
+    NewerKeyError,
+    OldKeysError,
     RepositoryError,
     S3backfsError,
 )
@@ -108,6 +111,7 @@ class _Mount:
 
     async def run(self, passphrase: Callable[[], bytes] | None, on_ready: OnReady) -> int:
         """Build, serve, shut down."""
+        passphrase = passphrase and functools.cache(passphrase)
         location = parse_url(self._config.url)
         self._condition = Condition(location.url)
         async with _opened_store(self._config) as raw:
@@ -127,12 +131,50 @@ class _Mount:
             self._roots = roots if isinstance(roots, RootObjects) else None
             patience = Retrying(patience_s, on_change=self._note_outage)
             store = WrappedStore(counted, patience, *self._reading_policies())
-            options = _repository_options(self._config, opened.parameters)
-            async with open_for_mount(store, opened, options) as repository:
-                filesystem = await self._build(repository)
-                patience.retry_for_s = self._config.retry_for_s
-                await self._serve(filesystem, on_ready)
+            newer = await self._run_on(store, opened, patience, on_ready, is_sure=False)
+            if newer is not None:
+                # Another machine may have rotated the key after it was read here.
+                opened = await self._open_repository(asking, passphrase)
+                newer = await self._run_on(store, opened, patience, on_ready, is_sure=True)
+            if newer is not None:
+                raise OldKeysError(newer)
         return self._finish.exit_code
+
+    async def _run_on(
+        self,
+        store: Store,
+        opened: OpenedRepository,
+        patience: Retrying,
+        on_ready: OnReady,
+        *,
+        is_sure: bool,
+    ) -> NewerKeyError | None:
+        """Serve what was opened, unless a root names a newer key, which is returned.
+
+        Where it `is_sure` that there is no newer one to be had, reading goes on without it.
+        """
+        options = _repository_options(self._config, opened.parameters)
+        async with open_for_mount(store, opened, options) as repository:
+            filesystem = await self._build(repository)
+            newer = newest_named(filesystem.catalogue.damaged.values())
+            if newer is not None and not (is_sure and self._config.is_read_only):
+                self._roots = None
+                repository.retire_writer()
+                await repository.end_lease()
+                return newer
+            if newer is not None:
+                self._condition.warning = str(OldKeysError(newer))
+                log.warning("%s", self._condition.warning)
+            await self._take_over(filesystem)
+            patience.retry_for_s = self._config.retry_for_s
+            await self._serve(filesystem, on_ready)
+        return None
+
+    async def _take_over(self, filesystem: FileSystem) -> None:
+        """Go on with what dead mounts of this machine have left."""
+        await filesystem.catalogue.take_over_own(is_forced=self._config.take_over)
+        if self._config.backup is None:
+            filesystem.repository.retire_dead_writers()
 
     async def _open_repository(
         self, store: Store, passphrase: Callable[[], bytes] | None
@@ -169,9 +211,6 @@ class _Mount:
             only=config.backup,
         )
         await catalogue.refresh(is_forced=True, listed=self._roots)
-        await catalogue.take_over_own(is_forced=config.take_over)
-        if config.backup is None:
-            repository.retire_dead_writers()
         files = Files(repository, is_synchronous="sync" in config.fuse_options)
         self._filesystem = FileSystem(
             repository=repository,

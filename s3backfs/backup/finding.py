@@ -28,7 +28,9 @@ from s3backfs.backup.tags import load_tags, merged
 from s3backfs.errors import (
     DeniedError,
     IntegrityError,
+    NewerKeyError,
     ObjectMissingError,
+    OldKeysError,
     S3backfsError,
     UnsupportedFormatError,
 )
@@ -154,6 +156,12 @@ async def load_all(
     return results
 
 
+def newest_named(results: Iterable[object]) -> NewerKeyError | None:
+    """Among what came of reading find the error that names the newest key."""
+    errors = [result for result in results if isinstance(result, NewerKeyError)]
+    return max(errors, key=lambda error: error.epoch, default=None)
+
+
 async def look(store: Store, keyring: Keyring) -> tuple[dict[bytes, Found], Beside]:
     """List the roots, and what stands beside them.
 
@@ -232,6 +240,8 @@ async def list_backups(store: Store, keyring: Keyring) -> list[BackupSummary]:
     """Read every root and all tags, and say what they say."""
     found, beside = await look(store, keyring)
     loaded = await load_all(store, keyring, found.values(), with_seen=False)
+    if newer := newest_named(result for _, result in loaded):
+        log.warning("%s", OldKeysError(newer))
     roots = {entry.name: held for entry, held in loaded if isinstance(held, HeldRoot)}
     roots |= await with_newer_copies(store, keyring, roots, beside)
     hidden = outdated(roots) | gone(roots, beside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -40,11 +41,35 @@ def parse_amount(value: str) -> tuple[float, int | None]:
     raise click.BadParameter("--read-data takes a share like 5% or a size like 10GB")
 
 
-@click.command
+def name_all(words: Sequence[str]) -> list[str]:
+    """Give `--read-data` its value where the next word is none, but a URL or a name."""
+    named = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        is_bare = word == "--read-data" and not _is_amount(following)
+        named.append(f"{word}=100%" if is_bare else word)
+    return named
+
+
+def _is_amount(word: str) -> bool:
+    try:
+        parse_amount(word)
+    except click.BadParameter:
+        return False
+    return True
+
+
+class _Check(click.Command):
+    """A command with an option whose value may be left out in front of an argument."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, name_all(args))
+
+
+@click.command(cls=_Check)
 @url_argument
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option(
-    "--read-data", is_flag=False, flag_value="100%", default="0%", metavar="[SHARE|SIZE]",
+    "--read-data", default="0%", metavar="[SHARE|SIZE]",
     help="Read contents too: all, or a share like 5%, or so much; what was not read for longest.",
 )  # fmt: skip
 @click.option(

@@ -115,7 +115,7 @@ def forget(words: tuple[str, ...], **params: Any) -> int:
     url, patterns = split_url(words, "URL")
     store = store_config(params)
     act = partial(_forget, policy=_policy(params), patterns=patterns, params=params)
-    plan, spared = run_on_store(url, store, act)
+    plan, spared = run_on_store(url, store, act, may_write=not params["dry_run"])
     if params["as_json"]:
         print_json(_plan_as_json(plan, spared, is_dry_run=params["dry_run"]))
     else:
@@ -244,7 +244,7 @@ def delete(words: tuple[str, ...], as_json: bool, dry_run: bool, **params: Any) 
         spared = [] if dry_run else await forget(store, keyring, shelf, going, report)
         return [each.name for each in going if each.name not in spared]
 
-    gone = run_on_store(url, store_config(params), act)
+    gone = run_on_store(url, store_config(params), act, may_write=not dry_run)
     if as_json:
         print_json({"dry_run": dry_run, "forgotten": [wire_name(name) for name in gone]})
     else:
@@ -285,7 +285,7 @@ def unforget(
     url, names = split_url(words, "URL")
     config = store_config(params)
     if only_list:
-        trash = run_on_store(url, config, _list_trash)
+        trash = run_on_store(url, config, _list_trash, may_write=False)
         print_json([_trashed_as_json(each) for each in trash]) if as_json else _print_trash(trash)
         return 0
     act = partial(_unforget, names=as_names(names), ids=ids)

@@ -39,11 +39,16 @@ def as_names(words: Sequence[str]) -> tuple[bytes, ...]:
 
 
 def run_on_store(
-    url: str, config: StoreConfig, act: Callable[[Store, Keyring, Report], Awaitable[T]]
+    url: str,
+    config: StoreConfig,
+    act: Callable[[Store, Keyring, Report], Awaitable[T]],
+    *,
+    may_write: bool = True,
 ) -> T:
     """Open a repository for its roots and small objects alone, without lease and caches.
 
     Raises:
+        OldKeysError: `act` may write, and old keys were put back.
         S3backfsError: it cannot be opened; else what `act` raises.
     """
     import trio  # slow to import
@@ -54,7 +59,9 @@ def run_on_store(
 
     async def open_and_act() -> T:
         async with opened_store(url, config) as store:
-            opened = await open_known(store, config, known, passphrase_reader(known))
+            opened = await open_known(
+                store, config, known, passphrase_reader(known), may_write=may_write
+            )
             with reporting() as report:
                 return await act(store, opened.keyring, report)
 

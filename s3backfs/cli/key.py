@@ -14,7 +14,14 @@ from s3backfs.cli.new_key import KeyChoice, make_new_key
 from s3backfs.cli.options import SIZE, store_config, store_options, url_argument
 from s3backfs.cli.passphrase import prompt_new_passphrase, take_new_passphrase
 from s3backfs.cli.qr import check_can_draw, draw
-from s3backfs.cli.terminal import format_time, note, print_json, print_table, printable
+from s3backfs.cli.terminal import (
+    format_bytes,
+    format_time,
+    note,
+    print_json,
+    print_table,
+    printable,
+)
 from s3backfs.config import KIB, Secret
 from s3backfs.errors import ConfigurationError
 
@@ -74,7 +81,7 @@ def list_keys(url: str, as_json: bool, **params: Any) -> None:
     """
     from s3backfs.repository.keyslots import list_slots
 
-    slots = run_keyed(url, store_config(params), list_slots)
+    slots = run_keyed(url, store_config(params), list_slots, may_write=False)
     if as_json:
         print_json([_describe(slot) for slot in slots])
         return
@@ -108,7 +115,7 @@ def _row(slot: KeySlot) -> tuple[str, ...]:
         printable(slot.label),
         format_time((said["created_s"] or 0) * 10**9),
         "-" if slot.epoch is None else str(slot.epoch),
-        f"{cost['memory_kib'] // KIB} MiB, {cost['passes']} passes" if cost else "-",
+        f"{format_bytes(cost['memory_kib'] * KIB)}, {cost['passes']} passes" if cost else "-",
         "yes" if slot.is_proven else "no",
     )
 
@@ -213,7 +220,13 @@ def remove(url: str, slot: str, **params: Any) -> None:
     from s3backfs.repository.keyslots import remove_slot
 
     gone = run_keyed(url, store_config(params), lambda keys: remove_slot(keys, slot))
-    note(f"removed key slot {gone}")
+    note(f"removed key slot {gone.slot}")
+    if gone.same is not None:
+        _warn_of_same(gone.slot, gone.same)
+
+
+def _warn_of_same(gone: KeySlot, kept: KeySlot) -> None:
+    note(f"what opened {gone} still opens {kept}: remove that too, or rotate with --remove")
 
 
 @key.command
@@ -266,6 +279,8 @@ def rotate(url: str, removed: Sequence[str], **params: Any) -> None:
     note(f"kept: {', '.join(map(str, done.kept))}")
     if done.dropped:
         note(f"revoked: {', '.join(map(str, done.dropped))}")
+    for gone, kept in done.same:
+        _warn_of_same(gone, kept)
     if done.late:
         note(f"added meanwhile, and to be added again: {', '.join(map(str, done.late))}")
 

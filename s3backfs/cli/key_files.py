@@ -42,7 +42,7 @@ def export_keys(url: str, output: Path, **params: Any) -> None:
     """
     from s3backfs.repository.key_backup import export_slots
 
-    data = run_keyed(url, store_config(params), export_slots)
+    data = run_keyed(url, store_config(params), export_slots, may_write=False)
     try:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -81,6 +81,7 @@ def import_keys(url: str, source: Path, **params: Any) -> None:
 def _import(url: str, config: StoreConfig, data: bytes) -> Imported:
     import trio  # slow to import
 
+    from s3backfs.backup.newest_key import find_newer
     from s3backfs.cli.stores import opened_store
     from s3backfs.key_service import unwrapper
     from s3backfs.repository.key_backup import import_slots, open_backup
@@ -97,6 +98,10 @@ def _import(url: str, config: StoreConfig, data: bytes) -> Imported:
         )
         async with opened_store(parse_url(url).url, config) as store:
             check_place(default_state_dir(), store, keys.opened.keyring)
-            return await import_slots(keys, store)
+            done = await import_slots(keys, store)
+            newer = await find_newer(store, keys.keyring)
+            if newer is not None:
+                note(f"{newer}; take an export that was made since, or mount with --read-only")
+            return done
 
     return trio.run(open_and_import)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from s3backfs.cli.passphrase import passphrase_reader, take_passphrase
@@ -15,30 +17,41 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def run_keyed(url: str, config: StoreConfig, act: Callable[[KeyedRepository], Awaitable[T]]) -> T:
+def run_keyed(
+    url: str,
+    config: StoreConfig,
+    act: Callable[[KeyedRepository], Awaitable[T]],
+    *,
+    may_write: bool = True,
+) -> T:
     """Open a repository by what the environment leads to, and act on its keys.
 
     Raises:
+        OldKeysError: `act` may write, and old keys were put back.
         S3backfsError: it cannot be opened, or has no keys; else what `act` raises.
     """
     import trio  # slow to import
 
+    from s3backfs.backup.newest_key import open_to_write
     from s3backfs.cli.stores import opened_store
     from s3backfs.key_service import unwrapper
     from s3backfs.repository.keyslots import open_for_keys
     from s3backfs.repository.pins import check_place
 
     known = take_passphrase()
+    passphrase = functools.cache(passphrase_reader(known))
 
     async def open_and_act() -> T:
         async with opened_store(parse_url(url).url, config) as store:
-            keys = await open_for_keys(
+            open_once = partial(
+                open_for_keys,
                 store,
-                passphrase_reader(known),
+                passphrase,
                 make_private_dir(default_state_dir()),
                 must_be_encrypted=known is not None,
                 unwrap=unwrapper(config),
             )
+            keys = await (open_to_write(open_once, store) if may_write else open_once())
             check_place(default_state_dir(), store, keys.opened.keyring)
             return await act(keys)
 

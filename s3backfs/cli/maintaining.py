@@ -71,6 +71,7 @@ async def opened_for_maintenance(
     """Hold a repository open as its mounts do, with caches and an index of its own.
 
     Raises:
+        OldKeysError: old keys were put back.
         S3backfsError: it cannot be opened, or these credentials may not write.
     """
 
@@ -79,7 +80,7 @@ async def opened_for_maintenance(
 
     guard = Guarding(*GUARDED_PREFIXES)
     async with opened_store(url, config, guard) as store:
-        opened = await open_known(store, config, known, passphrase)
+        opened = await open_known(store, config, known, passphrase, may_write=True)
         options = RepositoryOptions(
             state_dir=make_private_dir(default_state_dir()),
             cache_dir=make_private_dir(default_cache_dir()),

@@ -94,8 +94,14 @@ def _identity(path: Path, generate: bool) -> bytes:
         raise ConfigurationError(
             f"{path}: there is no such file; make one with --generate, or age-keygen -o {path}"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: cannot be read or made: {error}") from error
+    except FileExistsError as error:
+        raise ConfigurationError(
+            f"{path}: there is a file already: use it without --generate, or name another"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: this is no identity file, but binary data") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read or made: {error.strerror}") from error
     if secret is None:
         raise ConfigurationError(f"{path}: there is no line that begins with AGE-SECRET-KEY-1")
     return secret

@@ -63,8 +63,22 @@ def _take(variables: Sequence[str]) -> Secret | None:
         if value is not None:
             if not value:
                 raise ConfigurationError(f"{variable} is set but empty; unset it or give a value")
-            return _checked(_read(variable, value), variable)
+            read = _read(variable, value)
+            if variable == IDENTITY_VARIABLE:
+                _check_identity(value, read)
+            return _checked(read, variable)
     return None
+
+
+def _check_identity(path: str, text: bytes) -> None:
+    """Take no other text for a passphrase where an identity is named."""
+    from s3backfs.format.words import read_identity  # slow to import
+
+    if read_identity(text.decode("utf-8", errors="replace")) is None:
+        raise ConfigurationError(
+            f"{IDENTITY_VARIABLE}: {path}: there is no line that begins with AGE-SECRET-KEY-1; "
+            f"a passphrase in a file is named by {FILE_VARIABLE}"
+        )
 
 
 def _read(variable: str, value: str) -> bytes:

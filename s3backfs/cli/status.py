@@ -67,6 +67,8 @@ def _facts(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "S3 is away since", format_time(result["waiting_since_ns"])
     if result.get("last_error"):
         yield "last error", printable(result["last_error"])
+    if result.get("warning"):
+        yield "warning", printable(result["warning"])
 
 
 def _backup_row(backup: dict[str, Any]) -> tuple[str, ...]:

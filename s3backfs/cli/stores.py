@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -73,16 +75,29 @@ async def bare_store(url: str, config: StoreConfig) -> AsyncIterator[Store]:
 
 
 async def open_known(
-    store: Store, config: StoreConfig, known: Secret | None, passphrase: Callable[[], bytes]
+    store: Store,
+    config: StoreConfig,
+    known: Secret | None,
+    passphrase: Callable[[], bytes],
+    *,
+    may_write: bool = False,
 ) -> OpenedRepository:
     """Open the repository that this machine knows at this place, or one that is new to it.
 
     Raises:
+        OldKeysError: it may be written to, and old keys were put back.
         S3backfsError: it cannot be opened, or it is another one.
     """
-    opened = await open_repository(
-        store, passphrase, must_be_encrypted=known is not None, unwrap=unwrapper(config)
+    from s3backfs.backup.newest_key import open_to_write  # `init` need not wait for it
+
+    open_once = partial(
+        open_repository,
+        store,
+        functools.cache(passphrase),
+        must_be_encrypted=known is not None,
+        unwrap=unwrapper(config),
     )
+    opened = await (open_to_write(open_once, store) if may_write else open_once())
     check_place(default_state_dir(), store, opened.keyring)
     return opened
 

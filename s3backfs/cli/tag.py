@@ -56,7 +56,8 @@ def tag(
     async def act(store: Store, keyring: Keyring, _report: Report) -> Tags:
         return await _tag(store, keyring, rest[:1], pairs, remove)
 
-    tags = run_on_store(url, store_config(params), act)
+    is_change = bool(pairs or remove)
+    tags = run_on_store(url, store_config(params), act, may_write=is_change)
     if as_json:
         print_json({wire_name(name): each for name, each in tags.items()})
     else:

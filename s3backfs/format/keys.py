@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from s3backfs.errors import IntegrityError
+from s3backfs.errors import IntegrityError, NewerKeyError
 from s3backfs.format.frame import Encryption, FrameCipher
 from s3backfs.format.names import quote_name, read_encrypted, unquote_name, write_encrypted
 from s3backfs.format.refs import ID_BYTES, Buffer, Kind
@@ -66,14 +66,15 @@ class Keyring:
         """Return the master key of an epoch.
 
         Raises:
+            NewerKeyError: it is newer than all that are known.
             IntegrityError: there is none.
         """
+        if epoch > self.epoch:
+            raise NewerKeyError(epoch, self.epoch)
         try:
             return self._masters[epoch]
         except KeyError:
-            text = f"it names key epoch {epoch}, which is not known here"
-            hint = "" if epoch < self.epoch else ": after `s3backfs key rotate` mount anew"
-            raise IntegrityError(text + hint) from None
+            raise IntegrityError(f"it names key epoch {epoch}, which is not known here") from None
 
     def fingerprint(self, epoch: int) -> str:
         """Return what a machine may remember of a master without knowing it.

@@ -15,9 +15,10 @@ from typing import TypeVar
 
 import msgspec
 
-from s3backfs.errors import IntegrityError, UnsupportedFormatError
+from s3backfs.errors import IntegrityError, NewerKeyError, UnsupportedFormatError
 from s3backfs.format.frame import compress, open_frame, seal_frame
 from s3backfs.format.keys import Keyring
+from s3backfs.format.parameters import MAX_EPOCHS
 from s3backfs.format.refs import FORMAT, MAGIC, Buffer, Kind, newer_format
 
 _HEADER = struct.Struct("<4sBBII")
@@ -65,18 +66,45 @@ def open_object(keyring: Keyring, kind: Kind, key: str, data: Buffer, max_plain:
 
     Raises:
         UnsupportedFormatError: a newer program wrote it; the text begins with the key.
+        NewerKeyError: it was written under a newer key, or says so and is a forgery.
         IntegrityError: damaged, forged, or of another key or kind; it carries the key.
     """
     try:
         header = read_header(data)
         if header.kind != kind or header.plain_length > max_plain:
             raise IntegrityError("the object is of another kind or length than its key says")
-        cipher = keyring.object_cipher(kind, key, header.epoch)
-        return open_frame(cipher, 0, memoryview(data)[HEADER_BYTES:], header.plain_length)
+        if header.epoch > keyring.epoch:
+            _check_epoch_is_sound(keyring, kind, key, data)
+        return _open_frame(keyring, kind, key, data, header.epoch)
+    except NewerKeyError as error:
+        raise NewerKeyError(error.epoch, error.known_epoch, key=key) from error
     except IntegrityError as error:
         raise IntegrityError(error.message, key=key) from error
     except UnsupportedFormatError as error:
         raise UnsupportedFormatError(f"{key}: {error}") from error
+
+
+def _open_frame(keyring: Keyring, kind: Kind, key: str, data: Buffer, epoch: int) -> bytes:
+    cipher = keyring.object_cipher(kind, key, epoch)
+    plain_length = read_header(data).plain_length
+    return open_frame(cipher, 0, memoryview(data)[HEADER_BYTES:], plain_length)
+
+
+def _check_epoch_is_sound(keyring: Keyring, kind: Kind, key: str, data: Buffer) -> None:
+    """Tell a damaged epoch from a newer one: with a flipped bit there, a known key still opens."""
+    damaged = IntegrityError("the object's header is damaged: it names a wrong key epoch")
+    if read_header(data).epoch >= MAX_EPOCHS:
+        raise damaged
+    if any(_opens(keyring, kind, key, data, epoch) for epoch in range(keyring.epoch + 1)):
+        raise damaged
+
+
+def _opens(keyring: Keyring, kind: Kind, key: str, data: Buffer, epoch: int) -> bool:
+    try:
+        _open_frame(keyring, kind, key, data, epoch)
+    except IntegrityError:
+        return False
+    return True
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -146,7 +146,7 @@ def stretch_secret(passphrase: bytes, salt: bytes, cost: Cost) -> bytes:
     except HashingError as error:
         raise RepositoryError(
             f"the passphrase cannot be checked: {error}"
-            f" ({cost.memory_kib // 1024} MiB of memory are needed)"
+            f" ({cost.memory_kib} KiB of memory are needed)"
         ) from error
 
 

@@ -132,6 +132,18 @@ def _open_any(key: str, data: bytes, secret: bytes, keys: Mapping[HolderKind, by
     raise WrongKeyError("the passphrase is wrong")
 
 
+def opens_slot(key: str, data: bytes, kind: HolderKind, secret: bytes) -> bool:
+    """Whether what a new slot would be made of opens another one already. Takes long."""
+    is_slow = slot_kind(data) in _SLOW_KINDS
+    if is_slow != (kind == "argon2id"):
+        return False
+    try:
+        _open_any(key, data, secret, {} if is_slow else {kind: private_key(kind, secret)})
+    except (WrongKeyError, IntegrityError, UnsupportedFormatError):
+        return False
+    return True
+
+
 def _first(
     slots: Iterable[tuple[str, bytes]], attempt: Callable[[str, bytes], Unlocked]
 ) -> Unlocked:

@@ -29,6 +29,7 @@ class Condition:
     state: str = "mounted"
     outage: Outage | None = None
     last_error: str = ""
+    warning: str = ""
     started_s: float = field(default_factory=trio.current_time)
 
 
@@ -89,6 +90,7 @@ class Verbs:
             "last_checkpoint_ns": max(checkpoints, default=0),
             "waiting_since_ns": outage.since_ns if outage else 0,
             "last_error": self._last_error(),
+            "warning": self._condition.warning,
             "backups": [describe(backup) for backup in open_backups],
         }
 

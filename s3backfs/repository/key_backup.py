@@ -23,9 +23,10 @@ from s3backfs.format.refs import FORMAT
 from s3backfs.repository.keyslots import (
     KeyedRepository,
     list_slots,
-    open_for_keys,
     put_new,
+    unlock_for_keys,
 )
+from s3backfs.repository.local_state import unknown_epoch
 from s3backfs.repository.opening import KEYS_PREFIX, Unwrap, get_small
 from s3backfs.store.base import Store
 from s3backfs.store.memory import MemoryStore
@@ -55,13 +56,22 @@ async def export_slots(keys: KeyedRepository) -> bytes:
 async def open_backup(
     data: bytes, secret: Callable[[], bytes], state_dir: Path, *, unwrap: Unwrap | None
 ) -> KeyedRepository:
-    """Open what was exported as if it were the repository; errors as of `open_for_keys`.
+    """Open what was exported as if it were the repository; errors as of `unlock_for_keys`.
 
     Raises:
         ConfigurationError: it is no such file.
+        RepositoryExistsError: it is older than a rotation that this machine has seen.
     """
     store = MemoryStore(_read_objects(data))
-    return await open_for_keys(store, secret, state_dir, must_be_encrypted=True, unwrap=unwrap)
+    keys = await unlock_for_keys(store, secret, state_dir, must_be_encrypted=True, unwrap=unwrap)
+    seen = unknown_epoch(keys.state_dir, keys.keyring)
+    if seen is not None:
+        raise RepositoryExistsError(
+            f"this file was exported before the key was rotated: its newest key is of epoch "
+            f"{keys.epoch}, and this machine has seen epoch {seen}; nothing was put back; take an "
+            "export that was made since"
+        )
+    return keys
 
 
 def _read_objects(data: bytes) -> dict[str, bytes]:

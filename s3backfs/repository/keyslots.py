@@ -6,10 +6,13 @@ slot too many and never one too few.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import trio
 
 from s3backfs.errors import (
     ConfigurationError,
@@ -19,8 +22,10 @@ from s3backfs.errors import (
     UnsupportedFormatError,
 )
 from s3backfs.format.holders import Holder, is_made_with, read_holder_slot
+from s3backfs.format.keys import Keyring
 from s3backfs.format.parameters import REPOSITORY_KEY, decode_parameters
 from s3backfs.format.slots import PASSPHRASE, slot_kind, slot_place
+from s3backfs.format.unlocking import opens_slot
 from s3backfs.repository.local_state import (
     check_epoch,
     check_pin,
@@ -68,6 +73,18 @@ class KeySlot:
     def label(self) -> str:
         return "" if self.holder is None else self.holder.label
 
+    @property
+    def kms_key(self) -> str:
+        return self.holder.kms.key if self.holder and self.holder.kms else ""
+
+    @property
+    def made(self) -> str:
+        """When it was made, for people: a slot of a rotation keeps its holder's time."""
+        seconds = _age(self)
+        return (
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else "long ago"
+        )
+
     def __str__(self) -> str:
         return f"{self.slot_id[:8]} ({self.label or self.kind})"
 
@@ -86,8 +103,12 @@ class KeyedRepository:
         return f"KeyedRepository({self.store.url!r})"
 
     @property
+    def keyring(self) -> Keyring:
+        return self.opened.keyring
+
+    @property
     def epoch(self) -> int:
-        return self.opened.keyring.epoch
+        return self.keyring.epoch
 
     @property
     def master(self) -> bytes:
@@ -102,11 +123,31 @@ async def open_for_keys(
     must_be_encrypted: bool,
     unwrap: Unwrap | None = None,
 ) -> KeyedRepository:
-    """Open a repository to change its keys; errors as of `open_repository`.
+    """Open a repository to change its keys; errors as of `unlock_for_keys`.
+
+    Raises:
+        RepositoryError: it is not what this machine has seen before.
+    """
+    keys = await unlock_for_keys(
+        store, secret, state_dir, must_be_encrypted=must_be_encrypted, unwrap=unwrap
+    )
+    check_epoch(keys.state_dir, keys.keyring)
+    return keys
+
+
+async def unlock_for_keys(
+    store: Store,
+    secret: Callable[[], bytes],
+    state_dir: Path,
+    *,
+    must_be_encrypted: bool,
+    unwrap: Unwrap | None = None,
+) -> KeyedRepository:
+    """Open a repository, whether its keys are the newest or not; errors as of `open_repository`.
 
     Raises:
         ConfigurationError: it has no encryption, and thus no keys.
-        RepositoryError: it is not what this machine has seen before.
+        RepositoryError: it had none when this machine saw it first.
     """
     given: list[bytes] = []
 
@@ -120,7 +161,6 @@ async def open_for_keys(
         raise ConfigurationError(f"{store.url}: this repository is not encrypted: it has no keys")
     own_dir = state_dir / keyring.repository_id.hex()
     check_pin(own_dir, str(keyring.encryption))
-    check_epoch(own_dir, keyring)
     return KeyedRepository(store, opened, given[-1] if given else b"", own_dir)
 
 
@@ -160,10 +200,19 @@ def find_slot(slots: Iterable[KeySlot], name: str) -> KeySlot:
     found = [slot for slot in slots if name and (slot.label == name or slot.slot_id == name)]
     if not found and len(name) >= 4:
         found = [slot for slot in slots if slot.slot_id.startswith(name.lower())]
-    if len(found) != 1:
-        what = "more than one" if found else "no"
-        raise ConfigurationError(f"there is {what} key slot {name!a} (see s3backfs key list)")
+    if not found:
+        raise ConfigurationError(f"there is no key slot {name!a} (see s3backfs key list)")
+    if len(found) > 1:
+        each = ", ".join(f"{slot.slot_id[:8]} made {slot.made}" for slot in sorted(found, key=_age))
+        raise ConfigurationError(
+            f"there is more than one key slot {name!a}: {each}; name one by its id. Where `key "
+            "passwd` was interrupted, the older one still opens with the old passphrase: remove it"
+        )
     return found[0]
+
+
+def _age(slot: KeySlot) -> int:
+    return 0 if slot.holder is None else slot.holder.created_s
 
 
 # -- changing ---------------------------------------------------------------------------------
@@ -173,12 +222,51 @@ async def add_slot(keys: KeyedRepository, new: NewKey) -> KeySlot:
     """Let somebody else open the repository too; durable on return.
 
     Raises:
-        ConfigurationError: there are too many slots, or one with this label.
+        ConfigurationError: there are too many slots, one with this label, or one that opens with
+            the same.
         RepositoryBusyError: the key was rotated meanwhile, so that the slot would open nothing.
     """
     slots = await list_slots(keys)
     _check_room(slots, new.label)
+    await _check_is_new(slots, new)
     return await _store_new(keys, new)
+
+
+async def _check_is_new(slots: Iterable[KeySlot], new: NewKey) -> None:
+    """Refuse a second slot for one secret: who removes one of them would think it revoked."""
+    for slot in slots:
+        if slot.is_own and await _is_for(slot, new):
+            raise ConfigurationError(
+                f"key slot {slot} opens with the same already, and would go on doing so after the "
+                "new one is removed: give another secret, or remove that slot first"
+            )
+
+
+async def _is_for(slot: KeySlot, new: NewKey) -> bool:
+    if new.kms is not None:
+        return slot.kms_key == new.kms.key
+    return await trio.to_thread.run_sync(opens_slot, slot.key, slot.data, new.kind, new.secret)
+
+
+async def opened_by_the_same(
+    keys: KeyedRepository, gone: KeySlot, rest: Iterable[KeySlot]
+) -> KeySlot | None:
+    """Find among the rest a slot that what opened another one opens too, as far as can be known.
+
+    Two slots of one passphrase look different; only the one that was given can be tried.
+    """
+    for slot in rest:
+        if gone.holder and slot.holder and gone.holder.recipient == slot.holder.recipient:
+            return slot
+        if gone.kms_key and gone.kms_key == slot.kms_key:
+            return slot
+        if slot.is_open and slot.key != gone.key and await _is_for(gone, _given(keys)):
+            return slot
+    return None
+
+
+def _given(keys: KeyedRepository) -> NewKey:
+    return NewKey("argon2id", keys.secret)
 
 
 def _check_room(slots: list[KeySlot], label: str) -> None:
@@ -213,7 +301,16 @@ async def _is_epoch_current(keys: KeyedRepository) -> bool:
     return decode_parameters(await get_small(keys.store, REPOSITORY_KEY)).is_newest(keys.master)
 
 
-async def remove_slot(keys: KeyedRepository, name: str) -> KeySlot:
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A slot that was taken away."""
+
+    slot: KeySlot
+    same: KeySlot | None
+    """One that stays and opens with the same."""
+
+
+async def remove_slot(keys: KeyedRepository, name: str) -> Removed:
     """Take a slot away; what it opened stays open to who has copied the key.
 
     Raises:
@@ -221,9 +318,14 @@ async def remove_slot(keys: KeyedRepository, name: str) -> KeySlot:
     """
     slots = await list_slots(keys)
     gone = find_slot(slots, name)
-    _check_rest(slot for slot in slots if slot.key != gone.key)
+    rest = [slot for slot in slots if slot.key != gone.key]
+    _check_rest(rest)
     await _remove(keys, gone)
-    return gone
+    return Removed(gone, await opened_by_the_same(keys, gone, _sound(rest)))
+
+
+def _sound(slots: Iterable[KeySlot]) -> list[KeySlot]:
+    return [slot for slot in slots if slot.is_proven]
 
 
 def _check_rest(rest: Iterable[KeySlot]) -> None:
@@ -258,6 +360,7 @@ async def replace_passphrase(
         raise ConfigurationError(
             f"key slot {old} is none with a passphrase: name one by --slot (see s3backfs key list)"
         )
+    await _check_is_new([slot for slot in slots if slot.key != old.key], new)
     label = old.label or new.label
     made = await _store_new(keys, NewKey(new.kind, new.secret, label, new.cost))
     await _remove(keys, old)

@@ -141,24 +141,28 @@ def check_epoch(directory: Path, keyring: Keyring) -> None:
         RepositoryError: the newest key was known here once and is not among them.
     """
     path = directory / "epoch"
-    with contextlib.suppress(FileNotFoundError):
-        _check_seen(path, keyring)
+    seen = unknown_epoch(directory, keyring)
+    if seen is not None:
+        raise RepositoryError(
+            f"this machine has seen a newer key (epoch {seen}) than the bucket shows now: "
+            f"somebody put old keys back; if that was you, remove {path}"
+        )
     line = f"{keyring.epoch} {keyring.fingerprint(keyring.epoch)}\n"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     _replace(path, line)
 
 
-def _check_seen(path: Path, keyring: Keyring) -> None:
-    number, _, fingerprint = path.read_text().strip().partition(" ")
+def unknown_epoch(directory: Path, keyring: Keyring) -> str | None:
+    """The newest epoch that this machine saw, if its key is not among those of a keyring."""
     try:
-        is_known = keyring.fingerprint(int(number)) == fingerprint
-    except (IntegrityError, ValueError):
-        is_known = False
-    if not is_known:
-        raise RepositoryError(
-            f"this machine has seen a newer key (epoch {number}) than the bucket shows now: "
-            f"somebody put old keys back; if that was you, remove {path}"
+        number, _, fingerprint = (
+            (directory / "epoch").read_text(errors="replace").strip().partition(" ")
         )
+        return None if keyring.fingerprint(int(number)) == fingerprint else number
+    except FileNotFoundError:
+        return None
+    except (IntegrityError, ValueError):
+        return number
 
 
 def removed_slots(directory: Path) -> frozenset[str]:

@@ -33,6 +33,7 @@ from s3backfs.repository.keyslots import (
     KeySlot,
     find_slot,
     list_slots,
+    opened_by_the_same,
     put_new,
     was_removed_here,
 )
@@ -54,6 +55,8 @@ class Rotated:
     dropped: tuple[KeySlot, ...]
     late: tuple[KeySlot, ...]
     """Slots that somebody added meanwhile: they open nothing and must be added again."""
+    same: tuple[tuple[KeySlot, KeySlot], ...]
+    """Slots that were dropped, each with one that was kept and opens with the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,9 @@ async def rotate(keys: KeyedRepository, removed_names: Sequence[str] = ()) -> Ro
     remember_removed(keys.state_dir, dropped)
     await keys.store.delete(sorted(dropped))
     late = await _clean_up(keys, {slot.key for slot in slots})
-    return Rotated(keyring.epoch, plan.kept, plan.dropped, late)
+    same = [(gone, await opened_by_the_same(keys, gone, plan.kept)) for gone in plan.dropped]
+    pairs = tuple((gone, kept) for gone, kept in same if kept is not None)
+    return Rotated(keyring.epoch, plan.kept, plan.dropped, late, pairs)
 
 
 async def _holder_of(keys: KeyedRepository, slot: KeySlot) -> Holder:

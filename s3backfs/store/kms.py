@@ -119,7 +119,7 @@ def _explain(error: BaseException, place: Place) -> StoreError:
     prefix = f"KMS key {place.bucket}:"
     if isinstance(error, ClientError):
         told: Any = error.response.get("Error", {})
-        code, message = (one_line(str(told.get(name, ""))) for name in ("Code", "Message"))
+        code, message = (one_line(str(told.get(name) or "")) for name in ("Code", "Message"))
         remedy = "set this machine's clock right" if _CLOCK.search(message) else _REMEDIES.get(code)
         if remedy is not None:
             said = f"{code} ({message})" if message else code

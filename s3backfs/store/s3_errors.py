@@ -65,6 +65,9 @@ _WRONG_KEYS = "check the access key, the secret key and the profile"
 _WRONG_REGION = "give the bucket's region by --region, AWS_REGION or the profile"
 _EXPIRED = "the session has expired: get new temporary credentials"
 
+_SKEWED = "RequestTimeTooSkewed"
+_SKEW = re.compile("difference between the request time", re.I)
+
 _REMEDIES = {
     "AccessDenied": "these credentials may not do that: check the policies of user and bucket",
     "AccountProblem": "ask the owner of the account",
@@ -81,7 +84,7 @@ _REMEDIES = {
     "InvalidToken": _EXPIRED,
     "NotSignedUp": "the account is not signed up for this service",
     "PermanentRedirect": _WRONG_REGION,
-    "RequestTimeTooSkewed": "set this machine's clock right",
+    _SKEWED: "set this machine's clock right",
     "SignatureDoesNotMatch": _WRONG_KEYS,
     "TokenRefreshRequired": _EXPIRED,
     "Unauthorized": _WRONG_KEYS,
@@ -196,8 +199,7 @@ def one_line(text: str) -> str:
 def _translate_answer(error: boto.ClientError, place: Place, key: str) -> StoreError:
     answer: Any = error.response
     status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    code = one_line(str(answer.get("Error", {}).get("Code", "")))
-    message = one_line(str(answer.get("Error", {}).get("Message", "")))
+    code, message = code_of(error), _told(error, "Message")
     kind = _kind_of(code, status)
     for_encryption = encryption_remedy(error)
     if kind is BucketMissingError:
@@ -217,11 +219,24 @@ def _translate_answer(error: boto.ClientError, place: Place, key: str) -> StoreE
     return kind(f"{place.endpoint} answered {said}", key=key)
 
 
+def code_of(error: boto.ClientError) -> str:
+    """Return the code of what a server refused; some tell of a wrong clock in words only."""
+    if _SKEW.search(_told(error, "Message")):
+        return _SKEWED
+    return _told(error, "Code")
+
+
+def _told(error: boto.ClientError, field: str) -> str:
+    # Servers leave the message out, or send an empty one, of which botocore makes None.
+    answer: Any = error.response
+    return one_line(str(answer.get("Error", {}).get(field) or ""))
+
+
 def encryption_remedy(error: boto.ClientError) -> str:
     """Say what to do where the server's encryption is what fails; empty where it is not."""
     answer: Any = error.response
     status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    said = f"{answer.get('Error', {}).get('Code', '')} {answer.get('Error', {}).get('Message', '')}"
+    said = f"{_told(error, 'Code')} {_told(error, 'Message')}"
     if status not in (400, 403):
         return ""
     return next((text for pattern, text in _ENCRYPTION_REMEDIES if pattern.search(said)), "")

@@ -15,7 +15,7 @@ from botocore import exceptions as boto
 
 from s3backfs.errors import ConfigurationError, StoreError, UnavailableError
 from s3backfs.store.s3_client import S3Settings, make_client
-from s3backfs.store.s3_errors import CREDENTIAL_ERRORS, encryption_remedy, file_refused
+from s3backfs.store.s3_errors import CREDENTIAL_ERRORS, code_of, encryption_remedy, file_refused
 from s3backfs.store.s3_session import new_session
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def _is_of(error: Exception, codes: frozenset[str]) -> bool:
     # A server may speak of a wrong access key where it has no key to encrypt with.
     if not isinstance(error, boto.ClientError) or encryption_remedy(error):
         return False
-    code = str(error.response.get("Error", {}).get("Code", ""))
+    code = code_of(error)
     # The answer to a HEAD has no body; nothing else makes ours a bad request.
     return code in codes or (code == "400" and error.operation_name == "HeadObject")
 
