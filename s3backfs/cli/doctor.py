@@ -55,11 +55,14 @@ def doctor(url: str, as_json: bool, no_speed: bool, **params: Any) -> int:
 async def _examine(url: str, config: StoreConfig, *, is_measured: bool) -> Diagnosis:
     from s3backfs.cli.stores import bare_store, patient
     from s3backfs.maintenance.examining import Examination
+    from s3backfs.store.local_files import leaving_no_trace
 
     prefix = f"leases/{secrets.token_hex(16)}/doctor/"
     async with bare_store(url, config) as store:
-        if isinstance(parse_url(url), LocalLocation):
-            return await Examination(store, prefix, None).run(is_measured=is_measured)
+        location = parse_url(url)
+        if isinstance(location, LocalLocation):
+            with leaving_no_trace(location.directory):
+                return await Examination(store, prefix, None).run(is_measured=is_measured)
         from s3backfs.store.s3 import S3Store
         from s3backfs.store.s3_capabilities import S3Trials
 

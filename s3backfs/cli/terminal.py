@@ -36,20 +36,32 @@ def printable(name: bytes | str) -> str:
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print columns; headers that begin with `>` are right-aligned; empty ones are left out."""
+    """Print columns; headers that begin with `>` are right-aligned; empty ones are left out.
+
+    On a terminal the last column is wrapped at its edge, in a pipe nothing is.
+    """
     from rich.console import Console  # slow to import
     from rich.table import Table
     from rich.text import Text
 
+    is_terminal = sys.stdout.isatty()
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(headers))
-    for header in headers:
-        align = "right" if header.startswith(">") else "left"
-        table.add_column(header.lstrip(">"), justify=align, no_wrap=True)  # type: ignore[arg-type]
+    for number, header in enumerate(headers, 1):
+        table.add_column(
+            header.lstrip(">"),
+            justify="right" if header.startswith(">") else "left",
+            no_wrap=not is_terminal or number < len(headers),
+            overflow="fold" if number == len(headers) else "ellipsis",
+        )
     for row in rows:
         # Text, not str: a name in brackets is no markup.
         table.add_row(*(Text(cell) for cell in row))
-    is_terminal = sys.stdout.isatty()
-    Console(width=None if is_terminal else 4096, soft_wrap=not is_terminal).print(table)
+    console = Console(width=None if is_terminal else 4096, soft_wrap=not is_terminal)
+    with console.capture() as captured:
+        console.print(table)
+    # Cells are filled up with spaces, those of the last column too.
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def print_json(value: Any) -> None:

@@ -42,6 +42,27 @@ _STALE_S = 86400.0
 _COPY_BLOCK_BYTES = 64 << 20
 
 
+@contextmanager
+def leaving_no_trace(directory: Path) -> Iterator[None]:
+    """Remove at the end what a store made beside its objects in a directory that was empty."""
+    was_empty = directory.is_dir() and not any(directory.iterdir())
+    try:
+        yield
+    finally:
+        if was_empty:
+            _remove_hidden(directory)
+
+
+def _remove_hidden(directory: Path) -> None:
+    with suppress(OSError):
+        for name in (".tmp", ".uploads"):
+            with suppress(FileNotFoundError):
+                (directory / name).rmdir()
+        # Who has come meanwhile, to make a repository, needs the lock.
+        if [path.name for path in directory.iterdir()] == [".lock"]:
+            (directory / ".lock").unlink()
+
+
 class LocalFiles:
     """One directory; every method blocks and may run in any thread."""
 

@@ -134,11 +134,18 @@ def test_on_localstack(localstack: Server, run_cli: Runner) -> None:
 
 
 def test_a_local_directory(tmp_path: Path, run_cli: Runner) -> None:
-    """A directory is examined as well, but for what only S3 has."""
-    done = run_cli("doctor", f"file://{tmp_path}", "--no-speed", "--json")
+    """A directory is examined too, but for what only S3 has; an empty one stays empty."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = run_cli("doctor", disk.as_uri(), "--no-speed", "--json")
     found = json.loads(done.stdout)
     assert found["is_well"]
     assert "versioning" not in verdicts(found)
+    assert list(disk.iterdir()) == []
+    run_cli("init", disk.as_uri(), S3BACKFS_PASSPHRASE="secret")
+    before = {path for path in disk.rglob("*") if path.is_file()}
+    run_cli("doctor", disk.as_uri(), "--no-speed")
+    assert {path for path in disk.rglob("*") if path.is_file()} == before
 
 
 def test_nothing_can_be_tried(moto: Server, run_cli: Runner) -> None:

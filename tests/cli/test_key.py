@@ -79,6 +79,36 @@ def test_list(url: str, run_cli: Runner) -> None:
     assert "alice" in run_cli("key", "list", url, S3BACKFS_PASSPHRASE="secret").stdout
 
 
+def test_small_costs(url: str, run_cli: Runner) -> None:
+    """The list does not round a small cost to nothing."""
+    add(run_cli, url, "--argon2-memory", "32KiB", "--argon2-passes", "1", new="second")
+    said = run_cli("key", "list", url, S3BACKFS_PASSPHRASE="secret").stdout
+    assert "32.0 KiB, 1 passes" in said
+    assert "64.0 MiB, 3 passes" in said
+
+
+def test_one_identity_in_two_slots(url: str, tmp_path: Path, run_cli: Runner) -> None:
+    """An identity gets no second slot; where it has one all the same, removing one says so."""
+    identity, known = str(tmp_path / "id"), {"S3BACKFS_PASSPHRASE": "secret"}
+    add(run_cli, url, "--identity", identity, "--generate", "--label", "first")
+    again = run_cli("key", "add", url, "--identity", identity, "--label", "second", **known)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "(first) opens with the same already" in again.stderr
+    # As older programs let it come about.
+    listed = json.loads(run_cli("key", "list", url, "--json", **known).stdout)
+    first = next(slot["slot"] for slot in listed if slot["label"] == "first")
+    path = tmp_path / f"repository/keys/{first}.json"
+    kept = path.read_bytes()
+    run_cli("key", "remove", url, "--slot", "first", **known)
+    add(run_cli, url, "--identity", identity, "--label", "second")
+    path.write_bytes(kept)
+    for verb in (["remove", "--slot", "first"], ["rotate", "--remove", "first"]):
+        path.write_bytes(kept)
+        done = run_cli("key", verb[0], url, *verb[1:], **known)
+        assert (done.returncode, "still opens" in done.stderr) == (0, True), done.stderr
+    assert opens(run_cli, url, S3BACKFS_IDENTITY_FILE=identity)
+
+
 def test_passwd(url: str, run_cli: Runner) -> None:
     """A replaced passphrase opens nothing; the new one, given by a file, does."""
     done = run_cli(
@@ -116,6 +146,8 @@ BAD_INPUT = [
     (["add", "--generate"], "", "--identity"),
     (["add", "--identity", "/nonexistent/x"], "", "age-keygen"),
     (["add", "--identity", "/dev/null"], "", "AGE-SECRET-KEY-1"),
+    (["add", "--identity", "/dev/null", "--generate"], "", "without --generate"),
+    (["add", "--label", "same"], "secret", "opens with the same already"),
     (["add", "--label", "x" * 65, "--recovery"], "", "64 characters"),
     (["add", "--argon2-memory", "2G"], "x", "1GiB"),
     (["import", "--input", "/dev/null"], "", "key export"),
@@ -204,6 +236,8 @@ def test_kms(tmp_path: Path, run_cli: Runner) -> None:
         added = run("key", "add", url, "--kms-key", arns[1], S3BACKFS_PASSPHRASE="secret")
         assert added.returncode == 0, added.stderr
         assert run("list", url, S3BACKFS_KMS_KEY=arns[1]).returncode == 0
+        again = run("key", "add", url, "--kms-key", arns[1], S3BACKFS_PASSPHRASE="secret")
+        assert (again.returncode, "opens with the same" in again.stderr) == (2, True)
         missing = run("key", "add", url, "--kms-key", arns[0][:-4] + "0000", **trusted)
         assert missing.returncode != 0
         assert missing.stderr.count("\n") == 1

@@ -14,11 +14,12 @@ from s3backfs.errors import ConfigurationError
 FILE = "S3BACKFS_PASSPHRASE_FILE"
 COMMAND = "S3BACKFS_PASSPHRASE_COMMAND"
 VALUE = "S3BACKFS_PASSPHRASE"
+IDENTITY = "S3BACKFS_IDENTITY_FILE"
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (FILE, COMMAND, VALUE):
+    for name in (FILE, COMMAND, VALUE, IDENTITY):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -89,6 +90,8 @@ def test_command_has_no_shell(monkeypatch: pytest.MonkeyPatch) -> None:
         (COMMAND, "/nonexistent/program", "cannot run it"),
         (COMMAND, "echo 'open", "cannot run it"),
         (VALUE, "", "set but empty"),
+        (IDENTITY, "/dev/null", "AGE-SECRET-KEY-1"),
+        (IDENTITY, "/etc/hostname", f"AGE-SECRET-KEY-1.*{FILE}"),
     ],
 )
 def test_unusable_sources(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
+
 import pytest
 
 from s3backfs.cli.terminal import format_bytes, format_time, print_table, printable
@@ -41,3 +46,22 @@ def test_table_is_whole_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[1].split() == [long, "1", "B"]
+
+
+def test_table_fits_a_terminal() -> None:
+    """On a terminal the last column is wrapped and whole; in a pipe no line ends with spaces."""
+    code = (
+        "from s3backfs.cli.terminal import print_table;"
+        "print_table(('name', ''), [('a', 'word ' * 40), ('b', 'x')])"
+    )
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "dumb"}
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        subprocess.run([sys.executable, "-c", code], stdout=theirs, env=environment, check=True)
+        shown = terminal.read(65536).decode()
+        os.close(theirs)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.count("word") == 40
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert piped.stdout.count("\n") == 3
+    assert all(line == line.rstrip() for line in piped.stdout.splitlines())

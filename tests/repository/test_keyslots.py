@@ -15,6 +15,7 @@ from s3backfs.errors import (
     IntegrityError,
     RepositoryBusyError,
     RepositoryError,
+    RepositoryExistsError,
     UnavailableError,
     WrongKeyError,
 )
@@ -33,7 +34,7 @@ from s3backfs.repository.keyslots import (
     remove_slot,
     replace_passphrase,
 )
-from s3backfs.repository.new_keys import NewKey
+from s3backfs.repository.new_keys import NewKey, make_slot
 from s3backfs.repository.opening import CreateOptions, create_repository, open_repository
 from s3backfs.repository.rotation import rotate
 from s3backfs.store.around import Request, WrappedStore
@@ -341,6 +342,60 @@ async def test_export_and_import(keys: KeyedRepository, store: MemoryStore, tmp_
     await rotate(keys)
     with pytest.raises(RepositoryError):
         await import_slots(backup, store)
+
+
+async def test_import_of_older_keys(
+    keys: KeyedRepository, store: MemoryStore, tmp_path: Path
+) -> None:
+    """On the machine that rotated an older export is told as such, not as an attack."""
+    data = await export_slots(keys)
+    await rotate(keys)
+    before = store.objects
+    with pytest.raises(RepositoryExistsError, match=r"exported before .* 0, .* 1; nothing"):
+        await open_backup(data, lambda: b"bob", tmp_path, unwrap=None)
+    elsewhere = await open_backup(data, lambda: b"bob", tmp_path / "other", unwrap=None)
+    with pytest.raises(RepositoryExistsError, match="rotated since the export"):
+        await import_slots(elsewhere, store)
+    assert store.objects == before
+    now = await opened_by(b"alice", store, tmp_path)
+    assert await open_backup(await export_slots(now), lambda: b"bob", tmp_path, unwrap=None)
+
+
+async def test_one_secret_has_one_slot(keys: KeyedRepository, store: MemoryStore) -> None:
+    """What opens a slot already gets no second one, by `add` or by `passwd`, and is told which."""
+    raw = NewKey("raw", RAW, "raw", CHEAP)
+    await add_slot(keys, raw)
+    before = store.objects
+    for known, label in ((BOB, "bob"), (raw, "raw")):
+        again = NewKey(known.kind, known.secret, "again", CHEAP)
+        with pytest.raises(ConfigurationError, match=f"{label}. opens with the same"):
+            await add_slot(keys, again)
+    with pytest.raises(ConfigurationError, match=r"bob. opens with the same"):
+        await replace_passphrase(keys, "alice", BOB)
+    assert store.objects == before
+    # Only what stretching it costs is to change.
+    old, made = await replace_passphrase(keys, "alice", ALICE)
+    assert old.key != made.key
+
+
+async def test_revoked_and_still_open(keys: KeyedRepository, store: MemoryStore) -> None:
+    """Where the passphrase that was given opens another slot than the revoked one, that is told."""
+    await store.put(*await make_slot(NewKey("argon2id", b"alice", "2nd", CHEAP), keys.keyring))
+    done = await rotate(keys, ["2nd", "bob"])
+    assert [(gone.label, kept.label) for gone, kept in done.same] == [("2nd", "alice")]
+
+
+async def test_interrupted_passwd(keys: KeyedRepository, store: MemoryStore) -> None:
+    """Where two slots have one label, their ids and times are told, and which one is to go."""
+    store_cut = WrappedStore(store, Cut(1))
+    cut = KeyedRepository(store_cut, keys.opened, keys.secret, keys.state_dir)
+    with pytest.raises(UnavailableError):
+        await replace_passphrase(cut, "bob", NewKey("argon2id", b"new", "", CHEAP))
+    both = [slot for slot in await list_slots(keys) if slot.label == "bob"]
+    assert len(both) == 2
+    with pytest.raises(ConfigurationError, match=r"made 20.*made 20.*older one") as caught:
+        await remove_slot(keys, "bob")
+    assert all(slot.slot_id[:8] in str(caught.value) for slot in both)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"format":1,"objects":[],"product":"s3backfs"}\n'])

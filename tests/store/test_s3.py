@@ -237,6 +237,26 @@ async def test_every_error_code_has_its_meaning(
         assert len(canned.requests) == 1
 
 
+async def test_a_clock_that_is_behind_is_told() -> None:
+    """A wrong clock is told as one, also by servers that call it a denied access."""
+    text = "The difference between the request time and the server's time exceeds the maximum."
+    for code in ("AccessDenied", "RequestTimeTooSkewed"):
+        with canned_server(error_answer("403 Forbidden", code, text)) as canned:
+            with pytest.raises(RefusedError, match="this machine's clock") as caught:
+                await store_at(canned.endpoint).get("one")
+            assert "policies" not in str(caught.value)
+
+
+@pytest.mark.parametrize("message", ["<Message></Message>", ""])
+async def test_no_message_is_none(message: str) -> None:
+    """Where a server says nothing but a code, the text shows nothing else."""
+    body = f"<Error><Code>SignatureDoesNotMatch</Code>{message}</Error>".encode()
+    told = answer("403 Forbidden", body, "Content-Type: application/xml")
+    with canned_server(told) as canned, pytest.raises(RefusedError) as caught:
+        await store_at(canned.endpoint).get("one")
+    assert "refused: SignatureDoesNotMatch; check" in str(caught.value)
+
+
 async def test_a_denied_head_is_refused() -> None:
     """The answer to a HEAD has no code: its status counts."""
     with canned_server(answer("403 Forbidden")) as canned, pytest.raises(RefusedError):
