@@ -44,7 +44,7 @@ def parse_amount(value: str) -> tuple[float, int | None]:
 def name_all(words: Sequence[str]) -> list[str]:
     """Give `--read-data` its value where the next word is none, but a URL or a name."""
     named = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, (*words, "")[1:], strict=True):
         is_bare = word == "--read-data" and not _is_amount(following)
         named.append(f"{word}=100%" if is_bare else word)
     return named

@@ -12,6 +12,7 @@ from .conftest import Runner
 @pytest.mark.parametrize(
     ("words", "named"),
     [
+        ([], []),
         (["--read-data", "file:///x"], ["--read-data=100%", "file:///x"]),
         (["file:///x", "--read-data"], ["file:///x", "--read-data=100%"]),
         (["file:///x", "--read-data", "monday"], ["file:///x", "--read-data=100%", "monday"]),
