@@ -49,9 +49,10 @@ class FilesAhead:
         self._near_count = 0
         self._zone_bytes = FIRST_ZONE_BYTES
         self._zones: list[_Zone] = []
+        self._late_count = 0
 
     async def note_read(self, node: Node) -> None:
-        """Tell that a file is about to be read from its beginning."""
+        """Tell that a file is about to be read from its beginning; never fails."""
         key = self._stored_key(node)
         if key is None:
             return
@@ -63,8 +64,21 @@ class FilesAhead:
             if zone.begin <= key <= zone.end:
                 zone.unread_count -= 1
                 return
-        if self._near_count >= FILES_BEFORE:
-            await self._fetch_zone(prefix)
+        # While a look does not come to an end, as without S3, nobody begins another one.
+        if self._near_count >= FILES_BEFORE and not self._late_count:
+            await self._look_ahead(prefix)
+
+    async def _look_ahead(self, prefix: bytes) -> None:
+        is_late = False
+
+        async def look() -> None:
+            try:
+                await self._fetch_zone(prefix)
+            finally:
+                self._late_count -= is_late
+
+        is_late = not await self._backup.repository.look_ahead(look)
+        self._late_count += is_late
 
     def _stored_key(self, node: Node) -> bytes | None:
         """The file's key in the tree, if it is there as it is."""
@@ -84,7 +98,8 @@ class FilesAhead:
         refs: list[Ref] = []
         frames: set[tuple[bytes, int]] = set()
         zone_bytes = 0
-        async with aclosing(self._backup.tree.items(begin)) as items:
+        # What is damaged concerns those who ask for it.
+        async with aclosing(self._backup.tree.items(begin, passed=[])) as items:
             async for zone.end, entry in items:
                 for ref in _refs(entry):
                     refs.append(ref)

@@ -27,6 +27,7 @@ from s3backfs.backup.xattrs import with_loaded_xattrs
 from s3backfs.errors import (
     FileSystemError,
     IncompleteError,
+    IntegrityError,
     OwnershipLostError,
     S3backfsError,
 )
@@ -164,9 +165,11 @@ class Backup:
             return None
         return await with_loaded_xattrs(self.repository, entry)
 
-    def items(self, lo: bytes, hi: bytes) -> AsyncGenerator[tuple[bytes, Entry]]:
-        """The entries of the last checkpoint's tree from `lo` up to `hi`."""
-        return self.tree.items(lo, hi)
+    def items(
+        self, lo: bytes, hi: bytes, passed: list[IntegrityError] | None = None
+    ) -> AsyncGenerator[tuple[bytes, Entry]]:
+        """The entries of the last checkpoint's tree from `lo` up to `hi`, see `Tree.pages`."""
+        return self.tree.items(lo, hi, passed)
 
     async def is_empty(self, directory: Node) -> bool:
         """Whether a directory has no names."""

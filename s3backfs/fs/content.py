@@ -141,8 +141,15 @@ class FileContent:
         start, end = max(self._ahead_to, offset), min(offset + AHEAD_BYTES, size)
         # Set before the await: reads come several at once.
         self._ahead_to = end
-        plan = await self._plan(start, end - start, size)
-        self._repository.prefetch([extent.content for extent in plan if extent.content])
+
+        async def look() -> None:
+            plan = await self._plan(start, end - start, size)
+            self._repository.prefetch([extent.content for extent in plan if extent.content])
+
+        if self._tree is None:
+            await look()
+        else:
+            await self._repository.look_ahead(look)
 
     async def _plan(self, offset: int, length: int, size: int) -> list[Extent]:
         base: Sequence[Extent] = ()

@@ -15,7 +15,7 @@ from s3backfs.backup.node import Node
 from s3backfs.errors import FileSystemError, S3backfsError
 from s3backfs.fs import control_files
 from s3backfs.fs.filesystem import FileSystem
-from s3backfs.fs.listing import Cursor
+from s3backfs.fs.listing import Cursor, Listed
 from s3backfs.fs.versions import VERSIONS_NAME, VersionLink
 from s3backfs.fuse import replies
 from s3backfs.fuse.version_inodes import VERSIONS_NUMBER, VersionInodes
@@ -114,13 +114,31 @@ class Directories:
         return pyfuse3.readdir_reply(token, _DOTS[cookie], reply, cookie + 1)
 
     async def _read_names(self, cursor: Cursor, cookie: int, token: ReaddirToken) -> None:
-        while (listed := await cursor.next(cookie - len(_DOTS))) is not None:
-            node = listed.node
-            reply = replies.attributes(node, listed.entry)
+        first_cookie = cookie
+        while (
+            listed := await self._listed(cursor, cookie, is_first=cookie == first_cookie)
+        ) is not None:
+            node, entry = listed.node, listed.entry
+            if node is None or entry is None:
+                reply = replies.unreadable_attributes(listed.name, listed.mode)
+            else:
+                reply = replies.attributes(node, entry)
             cookie = listed.next_cookie + len(_DOTS)
             if not pyfuse3.readdir_reply(token, listed.name, reply, cookie):
                 return
-            node.lookups += 1
+            if node is not None:
+                node.lookups += 1
+
+    async def _listed(self, cursor: Cursor, cookie: int, *, is_first: bool) -> Listed | None:
+        """The next name for a reply; an error waits until nothing stands before it in the reply."""
+        try:
+            return await cursor.next(cookie - len(_DOTS))
+        except S3backfsError as error:
+            if is_first:
+                path = printable(b"/".join([cursor.node.backup.name, *cursor.node.components()]))
+                log.error("names of %s are missing: %s", path, error)
+                raise
+            return None
 
     def _read_versions(self, directory: _Handle, cookie: int, token: ReaddirToken) -> None:
         for link in (directory.versions or [])[cookie - len(_DOTS) :]:

@@ -75,12 +75,12 @@ def missing(timeout_s: float) -> EntryAttributes:
     return reply
 
 
-def unreadable_attributes(name: bytes) -> EntryAttributes:
-    """A backup that is there and cannot be read: looked at, its name answers with the error."""
+def unreadable_attributes(name: bytes, mode: int = stat.S_IFDIR) -> EntryAttributes:
+    """A name that is there and cannot be read: looked at, it answers with the error."""
     reply = EntryAttributes()
     # Slot 0 is no backup's; numbers below 2**32 are kept for what is fixed.
     reply.st_ino = 1 << 32 | zlib.crc32(name)
-    reply.st_mode = stat.S_IFDIR
+    reply.st_mode = stat.S_IFMT(mode)
     reply.attr_timeout = reply.entry_timeout = 0.0
     return reply
 

@@ -90,7 +90,8 @@ class Nodes(Generic[V]):
 class Cursor(Generic[V]):
     """Stands on one node of the level at `height` and reads it only when asked to.
 
-    A new cursor stands nowhere until `seek`.
+    A new cursor stands nowhere until `seek`. Where the way down is damaged it stands on the node
+    that could not be read, and can step on from there.
     """
 
     def __init__(self, nodes: Nodes[V], top: Top, top_node: Node[Any], height: int) -> None:
@@ -172,7 +173,12 @@ class Cursor(Generic[V]):
     async def _descend(
         self, path: list[tuple[Node[Child], int]], choose: Callable[[Node[Child]], int]
     ) -> None:
-        """Lengthen a path down to the node above the level."""
+        """Lengthen a path down to the node above the level.
+
+        Where one on the way cannot be read the path ends there, and a step goes around it.
+        """
+        last_before = self._path[-1:]
+        self._path = path
         while len(path) < self._top.height - self._height:
             node = self._top_node
             if path:
@@ -180,6 +186,5 @@ class Cursor(Generic[V]):
                 node = await self._nodes.load(above.value(number), self._top.height - len(path))
             inner = cast("Node[Child]", node)
             path.append((inner, choose(inner)))
-        if path[-1:] != self._path[-1:]:
+        if path[-1:] != last_before:
             self._loaded = None
-        self._path = path

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
+from s3backfs.errors import IntegrityError
 from s3backfs.format.refs import Top
 from s3backfs.manifest.cursor import Cursor, Hashes, Nodes, NodeStore
 from s3backfs.manifest.entry import Entry, Extent
@@ -82,31 +83,51 @@ class Tree(Generic[V]):
         return found
 
     async def pages(
-        self, lo: bytes = b"", hi: bytes | None = None
+        self,
+        lo: bytes = b"",
+        hi: bytes | None = None,
+        passed: list[IntegrityError] | None = None,
     ) -> AsyncGenerator[Sequence[tuple[bytes, V]]]:
         """Yield the items in [lo, hi) in order, those of one leaf at a time.
 
-        To go on behind a key, begin at that key + NUL.
+        To go on behind a key, begin at that key + NUL. With `passed` the walk goes around damaged
+        nodes and puts their errors there.
         """
         cursor = await self.cursor(0)
         if cursor is None or (hi is not None and hi <= lo):
             return
-        await cursor.seek(lo)
+        is_first = True
         while True:
-            cursor.expect()
-            node = await cursor.load()
+            try:
+                if is_first:
+                    is_first = False
+                    await cursor.seek(lo)
+                elif not await cursor.next():
+                    return
+                cursor.expect()
+                node = await cursor.load()
+            except IntegrityError as error:
+                if passed is None:
+                    raise
+                passed.append(error)
+                if hi is not None and cursor.last_key >= hi:
+                    return
+                continue
             first = bisect_left(node.keys, lo)
             last = len(node) if hi is None else bisect_left(node.keys, hi)
             if first < last:
                 yield list(zip(node.keys[first:last], node.values(first, last), strict=True))
-            if last < len(node) or not await cursor.next():
+            if last < len(node):
                 return
 
     async def items(
-        self, lo: bytes = b"", hi: bytes | None = None
+        self,
+        lo: bytes = b"",
+        hi: bytes | None = None,
+        passed: list[IntegrityError] | None = None,
     ) -> AsyncGenerator[tuple[bytes, V]]:
         """Yield the items in [lo, hi) in order, see `pages`."""
-        async with aclosing(self.pages(lo, hi)) as pages:
+        async with aclosing(self.pages(lo, hi, passed)) as pages:
             async for page in pages:
                 for item in page:
                     yield item

@@ -47,6 +47,28 @@ class Background:
         """Run a task until it ends or this is left."""
         self._nursery.start_soon(work, *arguments)
 
+    async def try_for(self, patience_s: float, work: Callable[[], Awaitable[None]]) -> bool:
+        """Run a task whose errors are nobody's, and wait for it for a while; say if it has ended.
+
+        It goes on when the wait is over.
+        """
+        ended = trio.Event()
+
+        async def run() -> None:
+            try:
+                await work()
+            except S3backfsError as error:
+                log.debug("given up in the background: %s", error)
+            except Exception:
+                log.exception("work in the background failed")
+            finally:
+                ended.set()
+
+        self.start(run)
+        with trio.move_on_after(patience_s):
+            await ended.wait()
+        return ended.is_set()
+
 
 class Promise(Generic[T]):
     """A result that is not there yet. An error reaches everyone who waits."""

@@ -93,12 +93,13 @@ class Reader:
         self._nodes = caches.nodes
         self._limits = limits
         self._cpu = trio.CapacityLimiter(limits.cpu_threads)
-        self._background = Background()
+        self.background = Background()
+        """For what goes on when whoever began it no longer waits."""
         self._frames = FrameSource(
-            store, caches.disk, inflight, self._background, limits.fetch, limits.spare_bytes
+            store, caches.disk, inflight, self.background, limits.fetch, limits.spare_bytes
         )
-        self._chunk_flights: Flights[Frame, bytes] = Flights(self._background)
-        self._node_flights: Flights[Ref, Any] = Flights(self._background)
+        self._chunk_flights: Flights[Frame, bytes] = Flights(self.background)
+        self._node_flights: Flights[Ref, Any] = Flights(self.background)
         self._moved = MovedTables(store, keyring)
         self._ahead_bytes = 0
         self._ahead_count = 0
@@ -110,7 +111,7 @@ class Reader:
         self._exit = AsyncExitStack()
 
     async def __aenter__(self) -> Reader:
-        await self._exit.enter_async_context(self._background)
+        await self._exit.enter_async_context(self.background)
         return self
 
     async def __aexit__(

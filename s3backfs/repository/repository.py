@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 FINISHING_POLL_S = 0.2
 
+LOOK_AHEAD_S = 1.0
+"""So long a reader waits until it is known what to fetch along with what it wants."""
+
 
 @dataclass(frozen=True, slots=True)
 class RepositoryOptions:
@@ -158,6 +161,13 @@ class Repository:
         if base is not None:
             base_plain = await self.reader.read_node_bytes(base)
         return await self.writer.store_node(node_id, plain, base, base_plain)
+
+    async def look_ahead(self, look: Callable[[], Awaitable[None]]) -> bool:
+        """Let `look` find out what will be read soon; say whether it has ended.
+
+        What it meets is nothing to whoever reads now: no error of it, and no long wait.
+        """
+        return await self.reader.background.try_for(LOOK_AHEAD_S, look)
 
     def cut_bytes(self, wanted_bytes: int) -> int:
         """How much one open file may hold back before it is cut: less where memory is small."""

@@ -185,6 +185,7 @@ class Machine:
             cookie = 0
             while (listed := await cursor.next(cookie)) is not None:
                 cookie = listed.next_cookie
+                assert listed.node is not None
                 listed.node.lookups += 1
                 children.append((listed.name, listed.node))
         return sorted(children, key=lambda child: child[0])

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.mount
 SIZE_BYTES = 12 << 20
 CONTENT = os.urandom(SIZE_BYTES)
 STEP_BYTES = 64 << 10
+MANY_COUNT = 2000
 
 
 @pytest.fixture
@@ -180,3 +181,88 @@ def test_a_newer_format(directory: Path, reader: Machine) -> None:
     done = reader.run("list", check=False)
     assert (done.returncode, done.stderr.count("\n")) == (14, 1)
     assert "format 2" in done.stderr
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A repository on the local disk with one directory of many small files."""
+    path = tmp_path / "many"
+    path.mkdir()
+    home = tmp_path / "f"
+    home.mkdir()
+    maker = Machine(home, path.as_uri())
+    maker.run("init")
+    with maker.mounted() as mount:
+        top = mount.path / "thursday" / "many"
+        (top / "a directory").mkdir(parents=True)
+        for number in range(MANY_COUNT):
+            (top / name_of(number)).write_bytes(bytes_of(number))
+    return path
+
+
+def name_of(number: int) -> str:
+    return f"a rather long name for a file {number:04}"
+
+
+def bytes_of(number: int) -> bytes:
+    """Too much for an entry, so that it is read from a pack."""
+    return f"{number} ".encode() * 200
+
+
+def listing(path: Path) -> tuple[list[str], int | None]:
+    """The names that a directory gives, and the error that the listing ends with."""
+    names = []
+    with os.scandir(path) as found:
+        while True:
+            try:
+                names.append(next(found).name)
+            except StopIteration:
+                return sorted(names), None
+            except OSError as error:
+                return sorted(names), error.errno
+
+
+def readable(path: Path) -> set[int]:
+    """The files that can be read; they must hold the right bytes."""
+    numbers = set()
+    for number in range(MANY_COUNT):
+        with only_eio():
+            assert (path / name_of(number)).read_bytes() == bytes_of(number)
+            numbers.add(number)
+    return numbers
+
+
+def there(path: Path) -> set[int]:
+    """The files that can be looked at."""
+    numbers = set()
+    for number in range(MANY_COUNT):
+        with only_eio():
+            (path / name_of(number)).stat()
+            numbers.add(number)
+    return numbers
+
+
+def test_a_damaged_node(many: Path, tmp_path: Path) -> None:
+    """Every file whose name is in an intact node is read and listed; the listing ends with EIO."""
+    pack = largest(many / "meta")
+    for tenths in (6, 5, 7, 4):
+        flip(pack, pack.stat().st_size * tenths // 10)
+        home = tmp_path / f"r{tenths}"
+        home.mkdir()
+        reader = Machine(home, many.as_uri())
+        with reader.mounted("--read-only") as mount:
+            top = mount.path / "thursday" / "many"
+            intact = there(top)
+            found = readable(top)
+            names, error = listing(top) if found else ([], None)
+        # Where nodes end is up to the key. Not every place is in a leaf that others stand before.
+        if intact and len(intact) < MANY_COUNT:
+            break
+        flip(pack, pack.stat().st_size * tenths // 10)
+    assert 0 < len(intact) < MANY_COUNT
+    assert found == intact
+    assert names == sorted([*(name_of(number) for number in found), "a directory"])
+    assert error == errno.EIO
+    log = reader.log()
+    assert "names of thursday/many are missing: meta/" in log
+    assert not any(f"reading thursday/many/{name}" in log for name in names)
