@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.mounts import Machine
+from tests.mounts import Machine, Mount
 from tests.servers import Server
 
 pytestmark = pytest.mark.mount
@@ -113,6 +113,7 @@ def test_forgotten_rotation(machine: Machine, other: Machine, server: Server) ->
         ("prune",),
     ):
         done = other.run(*arguments, check=False)
+        Mount(other, mountpoint).clean_up()
         assert (done.returncode, said in done.stderr) == (10, True), (arguments, done.stderr)
         assert len(done.stderr.splitlines()) == 1
     left = objects_of(server, machine)
