@@ -209,6 +209,7 @@ class _Mount:
             is_read_only=config.is_read_only,
             may_forget=config.allow_forget,
             only=config.backup,
+            is_away=lambda: self._condition.outage is not None,
         )
         await catalogue.refresh(is_forced=True, listed=self._roots)
         files = Files(repository, is_synchronous="sync" in config.fuse_options)

@@ -9,6 +9,7 @@ import logging
 import secrets
 import socket
 import time
+from collections.abc import Callable
 
 import msgspec
 import trio
@@ -26,6 +27,7 @@ from s3backfs.backup.finding import (
     outdated,
     with_newer_copies,
 )
+from s3backfs.backup.glances import Glances
 from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.backup.owning import RootWriter, base_age, rolled_back
@@ -75,6 +77,7 @@ class Catalogue:
         is_read_only: bool,
         may_forget: bool = False,
         only: bytes | None = None,
+        is_away: Callable[[], bool] = lambda: False,
     ) -> None:
         self.nodes = nodes
         self.repository = nodes.repository
@@ -94,6 +97,7 @@ class Catalogue:
         self._lost: list[Backup] = []
         self._claiming = trio.Lock()
         self._asked_s: dict[bytes, float] = {}
+        self._glances = Glances(nodes.repository.reader.background, self.refresh, is_away)
         # Read before the roots are, so that none of them can rightly be older.
         self._remembered = self.repository.root_memory.load()
         self.rolled_back: dict[bytes, RolledBackError] = {}
@@ -116,6 +120,11 @@ class Catalogue:
             else:
                 await self._take_in(await self._look())
             self._refreshed_s = trio.current_time()
+
+    async def glance(self) -> None:
+        """See to it that the picture is not old; while the store is away an old one has to do."""
+        if trio.current_time() - self._refreshed_s >= REFRESH_S:
+            await self._glances.glance()
 
     async def _look(self) -> dict[bytes, Found]:
         """List all roots; who may not, and wants but one to read, looks for that."""

@@ -38,7 +38,9 @@ class RootDirectory:
             raise FileSystemError(errno.ENAMETOOLONG)
         backup = self._catalogue.backups.get(name)
         if backup is None or not backup.is_own_open:
-            await self._catalogue.refresh()
+            # Whether there is what nobody knows of only the store can say.
+            is_known = backup is not None or name in self._catalogue.damaged
+            await (self._catalogue.glance() if is_known else self._catalogue.refresh())
             backup = self._catalogue.backups.get(name)
         if backup is None:
             if name in self._catalogue.damaged:
@@ -48,7 +50,7 @@ class RootDirectory:
 
     async def names(self) -> AsyncIterator[bytes]:
         """Every backup's name, sorted, also of those that cannot be read."""
-        await self._catalogue.refresh()
+        await self._catalogue.glance()
         for name in sorted({*self._catalogue.backups, *self._catalogue.damaged}):
             yield name
 

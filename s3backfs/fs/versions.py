@@ -93,7 +93,7 @@ class VersionView:
 
     async def version(self, path: Path, name: bytes, asker: Asker) -> VersionLink | None:
         """The version of this name; of a backup that has the same as an older one too."""
-        await self._catalogue.refresh()
+        await self._catalogue.glance()
         backup = self._catalogue.backups.get(name.partition(b"@")[2])
         if backup is None or _link_name(backup) != name:
             return None
@@ -103,7 +103,7 @@ class VersionView:
         return _link(backup, path, stand.entry.mtime_ns if isinstance(stand.entry, Entry) else 0)
 
     async def _backups(self) -> list[Backup]:
-        await self._catalogue.refresh()
+        await self._catalogue.glance()
         return sorted(self._catalogue.backups.values(), key=_link_name)
 
     async def _find(self, backups: Sequence[Backup], path: Path) -> list[_Stand | None]:

@@ -9,7 +9,7 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,6 +36,7 @@ PASSING: list[FaultName] = [
     "slow",
 ]
 OUTAGE_S = float(os.environ.get("FAULT_OUTAGE_S", "5"))
+PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -327,3 +328,55 @@ def await_count(proxy: Proxy, fault: FaultName, count: int) -> None:
     while proxy.counts[fault] < count:
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
+
+
+def listed_roots(proxy: Proxy) -> Callable[[], int]:
+    """Break every connection from now on; the answer counts the looks for backups that it broke."""
+    count = [0]
+
+    def script(incoming: Incoming) -> FaultName:
+        count[0] += incoming.method == "GET" and "prefix=some%2Fprefix%2Fbackups" in incoming.path
+        return "reset before"
+
+    proxy.script = script
+    return lambda: count[0]
+
+
+def test_what_is_known_is_there_while_s3_is_away(
+    behind: Machine, other: Machine, proxy: Proxy
+) -> None:
+    """Sealed backups that were read once are listed and read without S3; news wait for it."""
+    with behind.mounted() as mount:
+        (mount.path / "monday" / "docs").mkdir(parents=True)
+        for number in range(5):
+            (mount.path / "monday" / "docs" / f"{number}").write_bytes(b"%d" % number * 4000)
+        behind.run("seal", str(mount.path / "monday"))
+    with behind.mounted() as mount, ThreadPoolExecutor() as pool:
+        names = [str(number) for number in range(5)]
+        docs = mount.path / "monday" / "docs"
+
+        def look() -> tuple[list[str], list[str], list[bytes]]:
+            found = sorted(os.listdir(docs))
+            data = [(docs / name).read_bytes() for name in found]
+            return os.listdir(mount.path), found, data
+
+        assert look() == (["monday"], names, [name.encode() * 4000 for name in names])
+        broken = listed_roots(proxy)
+        try:
+            # Until the kernel has asked the mount, and the mount S3, whether it is still there.
+            while broken() < 2:
+                time.sleep(0.05)
+                done = pool.submit(look).result(PATIENCE_S)
+                assert done == (["monday"], names, [name.encode() * 4000 for name in names])
+            with other.mounted() as second:
+                (second.path / "tuesday").mkdir()
+            assert pool.submit(os.listdir, mount.path).result(PATIENCE_S) == ["monday"]
+            unknown = pool.submit(os.listdir, mount.path / "tuesday")
+            proxy.script = lambda _: None
+            assert unknown.result(PATIENCE_S) == []
+            while sorted(pool.submit(os.listdir, mount.path).result(PATIENCE_S)) == ["monday"]:
+                time.sleep(0.05)
+        finally:
+            # What hangs would hang for a day.
+            proxy.script = lambda _: None
+        assert sorted(os.listdir(mount.path)) == ["monday", "tuesday"]
