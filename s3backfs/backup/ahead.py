@@ -9,46 +9,56 @@ from typing import TYPE_CHECKING
 from s3backfs.backup.node import Node
 from s3backfs.format.refs import Ref
 from s3backfs.manifest.entry import Entry
-from s3backfs.manifest.keys import entry_key, split_key
+from s3backfs.manifest.keys import NAME_MAX_BYTES, entry_key, split_key
 
 if TYPE_CHECKING:
     from s3backfs.backup.backup import Backup
 
-FIRST_ZONE_BYTES = 1024 * 1024
-LONGEST_ZONE_BYTES = 64 * 1024 * 1024
-"""How much content of the files that follow is looked at in one go: more and more while files are
-read in order, so that what lies near each other in a pack comes by one GET."""
+FIRST_ZONE_BYTES = 512 * 1024
+"""How much of other files is fetched in one go at least, as it lies in the packs."""
+
+UNREAD_FACTOR = 4
+"""So many times what was read may have been fetched and not be read yet: what lies near each other
+in a pack comes by one GET, and who stops reading has not paid for much more than he read."""
 
 FILES_BEFORE = 2
 """So many files must be read near each other before more of them are expected."""
 
-ZONES_MAX_COUNT = 16
-
 
 @dataclass(slots=True)
 class _Zone:
-    """The files with keys from `begin` to `end`, which were fetched; how many are still unread."""
+    """The files with keys in [begin, end), which were fetched, and how many of them were read."""
 
     begin: bytes
     end: bytes
-    unread_count: int = 0
+    bytes_count: int = 0
+    files_count: int = 0
+    read_count: int = 0
+
+    @property
+    def read_bytes(self) -> int:
+        """About how many of its bytes were read; others may be behind several names."""
+        return self.bytes_count * min(self.read_count, self.files_count) // max(self.files_count, 1)
 
 
 class FilesAhead:
     """Knows which small files of a backup were read last, and fetches those around and behind them.
 
-    A restore reads a directory's files and what is below it at about the same time, but in any
-    order: cp sorts by inode number. In the order of the manifest's keys both lie side by side, so
-    a zone of files begins with the directory of the file that was read. Zones grow while most of
-    the files that were fetched are read.
+    A restore reads all of a directory and of what is below it, but in any order: cp sorts by
+    inode number. In the order of the manifest's keys a directory with all below it lies side by
+    side. So what is fetched, as much as a zone may hold, is the rest of the smallest directory
+    that all files read so far are in, at any depth, from the one on that is being read; and when
+    a file is read that is in no zone, another zone. The more was read, the larger they are.
     """
 
     def __init__(self, backup: Backup) -> None:
         self._backup = backup
         self._last_prefix: bytes | None = None
+        self._scope = b""
         self._near_count = 0
-        self._zone_bytes = FIRST_ZONE_BYTES
         self._zones: list[_Zone] = []
+        self._read_bytes = 0
+        """Of the zones that were given up."""
         self._late_count = 0
 
     async def note_read(self, node: Node) -> None:
@@ -57,23 +67,30 @@ class FilesAhead:
         if key is None:
             return
         prefix, _ = split_key(key)
-        is_near = self._last_prefix is not None and _are_near(prefix, self._last_prefix)
-        self._near_count = self._near_count + 1 if is_near else 0
-        self._last_prefix = prefix
+        self._note_place(prefix)
         for zone in self._zones:
-            if zone.begin <= key <= zone.end:
-                zone.unread_count -= 1
+            if zone.begin <= key < zone.end:
+                zone.read_count += 1
                 return
         # While a look does not come to an end, as without S3, nobody begins another one.
         if self._near_count >= FILES_BEFORE and not self._late_count:
             await self._look_ahead(prefix)
+
+    def _note_place(self, prefix: bytes) -> None:
+        last_prefix, self._last_prefix = self._last_prefix, prefix
+        is_near = last_prefix is not None and _are_near(prefix, last_prefix)
+        self._near_count = self._near_count + 1 if is_near else 0
+        if last_prefix is None:
+            self._scope = prefix
+        while not prefix.startswith(self._scope):
+            self._scope = _parent(self._scope)
 
     async def _look_ahead(self, prefix: bytes) -> None:
         is_late = False
 
         async def look() -> None:
             try:
-                await self._fetch_zone(prefix)
+                await self._fetch(prefix)
             finally:
                 self._late_count -= is_late
 
@@ -87,30 +104,72 @@ class FilesAhead:
             return None
         return self._backup.names.stored_key(node)
 
-    async def _fetch_zone(self, prefix: bytes) -> None:
-        last_was_read = bool(self._zones) and self._zones[-1].unread_count <= 0
-        grown = self._zone_bytes * 4 if last_was_read else self._zone_bytes // 2
-        self._zone_bytes = max(FIRST_ZONE_BYTES, min(grown, LONGEST_ZONE_BYTES))
-        begin = entry_key(prefix, b"")
+    async def _fetch(self, prefix: bytes) -> None:
+        """Fetch what is in no zone: from `prefix` to the end of the scope, then from its begin."""
+        first, middle, last = (
+            entry_key(self._scope, b""),
+            entry_key(prefix, b""),
+            _end_of(self._scope),
+        )
+        left_bytes = self._zone_bytes()
+        for begin, end in self._gaps(middle, last) + self._gaps(first, middle):
+            if left_bytes <= 0:
+                return
+            left_bytes -= await self._fetch_zone(begin, end, left_bytes)
+
+    def _zone_bytes(self) -> int:
+        """How much may be fetched now; zones that memory no longer holds are given up."""
+        most_bytes = self._backup.repository.reader.spare_bytes // 4
+        known_bytes = sum(zone.bytes_count for zone in self._zones)
+        while known_bytes > 2 * most_bytes:
+            given_up = self._zones.pop(0)
+            known_bytes -= given_up.bytes_count
+            self._read_bytes += given_up.read_bytes
+        read_bytes = sum(zone.read_bytes for zone in self._zones)
+        unread_bytes = known_bytes - read_bytes
+        wanted_bytes = UNREAD_FACTOR * (self._read_bytes + read_bytes) - unread_bytes
+        return min(max(wanted_bytes, FIRST_ZONE_BYTES), most_bytes)
+
+    def _gaps(self, begin: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
+        """What of [begin, end) is in no zone."""
+        gaps = []
+        for zone in sorted(self._zones, key=_begin):
+            if begin < zone.begin < end:
+                gaps.append((begin, zone.begin))
+            if zone.begin < end:
+                begin = max(begin, zone.end)
+        return gaps + [(begin, end)] * (begin < end)
+
+    async def _fetch_zone(self, begin: bytes, end: bytes, limit_bytes: int) -> int:
+        """Fetch the files in [begin, end) as far as the limit; return their bytes."""
         # In place before the await: several files may be opened at once.
-        zone = _Zone(begin, begin)
-        self._zones = [*self._zones[1 - ZONES_MAX_COUNT :], zone]
+        zone = _Zone(begin, end)
+        self._zones.append(zone)
         refs: list[Ref] = []
         frames: set[tuple[bytes, int]] = set()
-        zone_bytes = 0
         # What is damaged concerns those who ask for it.
-        async with aclosing(self._backup.tree.items(begin, passed=[])) as items:
-            async for zone.end, entry in items:
-                for ref in _refs(entry):
-                    refs.append(ref)
-                    if (ref.pack_id, ref.pack_offset) not in frames:
-                        frames.add((ref.pack_id, ref.pack_offset))
-                        zone_bytes += ref.chunk_length
-                if zone_bytes >= self._zone_bytes:
+        async with aclosing(self._backup.tree.items(begin, end, passed=[])) as items:
+            async for key, entry in items:
+                found = _refs(entry)
+                new = {_place(ref): ref.frame_length for ref in found if _place(ref) not in frames}
+                if new and zone.bytes_count >= limit_bytes:
+                    zone.end = key
                     break
-        # Half of the files are enough: others are reached through their other names, or not read.
-        zone.unread_count += len(refs) // 2
+                refs += found
+                frames |= new.keys()
+                zone.bytes_count += sum(new.values())
+        zone.files_count = len(refs)
         self._backup.repository.prefetch(refs)
+        return zone.bytes_count
+
+
+def _begin(zone: _Zone) -> bytes:
+    return zone.begin
+
+
+def _end_of(prefix: bytes) -> bytes:
+    """The key behind all that is in a directory, at any depth; no name is so long."""
+    return prefix[:-1] + b"\1" if prefix else b"\xff" * (NAME_MAX_BYTES + 1)
 
 
 def _are_near(left: bytes, right: bytes) -> bool:
@@ -121,6 +180,10 @@ def _are_near(left: bytes, right: bytes) -> bool:
 def _parent(prefix: bytes) -> bytes:
     """The prefix of a directory's parent; of the top directory its own."""
     return prefix[: prefix[:-1].rfind(b"\0") + 1]
+
+
+def _place(ref: Ref) -> tuple[bytes, int]:
+    return ref.pack_id, ref.pack_offset
 
 
 def _refs(entry: Entry) -> list[Ref]:

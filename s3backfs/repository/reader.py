@@ -92,6 +92,8 @@ class Reader:
         self._chunks = caches.chunks
         self._nodes = caches.nodes
         self._limits = limits
+        self.spare_bytes = limits.spare_bytes
+        """How much of what came along with a GET is kept until it is asked for."""
         self._cpu = trio.CapacityLimiter(limits.cpu_threads)
         self.background = Background()
         """For what goes on when whoever began it no longer waits."""
