@@ -24,6 +24,8 @@ in a pack comes by one GET, and who stops reading has not paid for much more tha
 FILES_BEFORE = 2
 """So many files must be read near each other before more of them are expected."""
 
+ZONES_MAX_COUNT = 256
+
 
 @dataclass(slots=True)
 class _Zone:
@@ -68,10 +70,12 @@ class FilesAhead:
             return
         prefix, _ = split_key(key)
         self._note_place(prefix)
-        for zone in self._zones:
-            if zone.begin <= key < zone.end:
-                zone.read_count += 1
+        zone = next((zone for zone in self._zones if zone.begin <= key < zone.end), None)
+        if zone is not None:
+            zone.read_count += 1
+            if self._is_at_hand(node):
                 return
+            self._give_up(zone)
         # While a look does not come to an end, as without S3, nobody begins another one.
         if self._near_count >= FILES_BEFORE and not self._late_count:
             await self._look_ahead(prefix)
@@ -117,17 +121,23 @@ class FilesAhead:
                 return
             left_bytes -= await self._fetch_zone(begin, end, left_bytes)
 
+    def _is_at_hand(self, node: Node) -> bool:
+        """Whether what was fetched of a file is still there, or will come along."""
+        reader = self._backup.repository.reader
+        return node.entry is None or all(reader.is_expected(ref) for ref in _refs(node.entry))
+
+    def _give_up(self, zone: _Zone) -> None:
+        self._zones.remove(zone)
+        self._read_bytes += zone.read_bytes
+
     def _zone_bytes(self) -> int:
-        """How much may be fetched now; zones that memory no longer holds are given up."""
-        most_bytes = self._backup.repository.reader.spare_bytes // 4
-        known_bytes = sum(zone.bytes_count for zone in self._zones)
-        while known_bytes > 2 * most_bytes:
-            given_up = self._zones.pop(0)
-            known_bytes -= given_up.bytes_count
-            self._read_bytes += given_up.read_bytes
+        """How much may be fetched now."""
+        while len(self._zones) > ZONES_MAX_COUNT:
+            self._give_up(self._zones[0])
         read_bytes = sum(zone.read_bytes for zone in self._zones)
-        unread_bytes = known_bytes - read_bytes
+        unread_bytes = sum(zone.bytes_count for zone in self._zones) - read_bytes
         wanted_bytes = UNREAD_FACTOR * (self._read_bytes + read_bytes) - unread_bytes
+        most_bytes = self._backup.repository.reader.spare_bytes // 4
         return min(max(wanted_bytes, FIRST_ZONE_BYTES), most_bytes)
 
     def _gaps(self, begin: bytes, end: bytes) -> list[tuple[bytes, bytes]]:

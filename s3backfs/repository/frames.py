@@ -69,6 +69,11 @@ class FrameSource:
             hints[frame] = None
             self._hints_count += 1
 
+    def is_expected(self, frame: Frame) -> bool:
+        """Whether a frame has come along with a GET, or will with the next one near it."""
+        is_known = frame in self._spare or self._flights.find(frame) is not None
+        return is_known or frame in self._hints.get(frame.pack_id, {})
+
     async def get(self, frame: Frame) -> Buffer:
         """Return a frame, not authenticated yet.
 

@@ -163,6 +163,11 @@ class Reader:
             self._ahead_count += 1
             self._chunk_flights.start(frame, partial(self._load_ahead, frame))
 
+    def is_expected(self, ref: Ref) -> bool:
+        """Whether a content was read ahead and is still there, or will come along soon."""
+        frame = frame_of(Kind.DATA, ref)
+        return not self._is_new(frame) or self._frames.is_expected(frame)
+
     def _is_new(self, frame: Frame) -> bool:
         is_known = frame in self._chunks or self._chunk_flights.find(frame) is not None
         return not is_known and _is_possible(frame)
