@@ -41,7 +41,7 @@ from s3backfs.fs.files import Files
 from s3backfs.fs.filesystem import FileSystem
 from s3backfs.fs.root import RootDirectory
 from s3backfs.fs.timer import run_checkpoints
-from s3backfs.fs.verbs import Condition, Finish, Verbs, finish_backups
+from s3backfs.fs.verbs import Condition, Finish, Verbs, describe_open, finish_backups
 from s3backfs.fuse.door import Door
 from s3backfs.fuse.place import is_on_top
 from s3backfs.fuse.polling import poll_before_sleeping
@@ -248,11 +248,20 @@ class _Mount:
                 self._device = await _wait_until_it_answers(config)
                 await trio.to_thread.run_sync(note_helper, config.url, config.mountpoint)
                 log.info("%s is mounted on %s", config.url, config.mountpoint)
-                on_ready([str(error) for error in filesystem.catalogue.rolled_back.values()])
+                on_ready(self._notes(filesystem))
                 await self._ended.wait()
                 timer.cancel()
                 await self._shut_down()
                 nursery.cancel_scope.cancel()
+
+    def _notes(self, filesystem: FileSystem) -> list[str]:
+        """What whoever mounts is told."""
+        notes = [str(error) for error in filesystem.catalogue.rolled_back.values()]
+        found = "" if self._config.is_read_only else describe_open(filesystem.catalogue)
+        if found:
+            log.info("%s", found)
+            notes.append(found)
+        return notes
 
     async def _run_timer(self, scope: trio.CancelScope) -> None:
         with scope:
@@ -378,7 +387,8 @@ class _Mount:
             self._filesystem.repository.retire_writer()
         for warning in self._finish.warnings:
             log.warning("%s", warning)
-        log.info("finished: %s", self._verbs.progress_line())
+        end = "ended, but not all is complete" if self._finish.exit_code else "finished"
+        log.info("%s: %s", end, self._verbs.progress_line())
         self._finished.set()
         # The command that waits for the answer gets it before the socket goes.
         await trio.lowlevel.checkpoint()

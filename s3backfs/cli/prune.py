@@ -63,7 +63,8 @@ def prune(url: str, as_json: bool, **params: Any) -> int:
 
     The first run condemns, and a later one, when the grace is over and every mount that is at work
     has agreed, deletes; with --grace 0s one run does both. It can be stopped and repeated at any
-    moment. Exit code 6 says that mounts have not agreed yet.
+    moment. Exit code 6 says that mounts have not agreed yet. Uploads that nobody has completed are
+    aborted when they are a day old, whatever --grace says: they may be under way.
 
     After `key rotate`, --rewrap brings packs and index under the new key. Sealed roots, which hold
     names and small directories, and tags are never replaced: they stay under the key they were

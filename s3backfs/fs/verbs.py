@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from s3backfs.backup.backup import Backup, incompleteness, printable
+from s3backfs.backup.catalogue import Catalogue
 from s3backfs.errors import FileSystemError, OwnershipLostError, RepositoryError, S3backfsError
 from s3backfs.fs.filesystem import FileSystem
 from s3backfs.store.counting import Traffic
@@ -19,6 +20,7 @@ from s3backfs.store.retrying import Outage
 Progress = Callable[[str], Awaitable[None]]
 
 PROGRESS_EVERY_S = 2.0
+NAMES_SHOWN = 5
 
 
 @dataclass(slots=True)
@@ -180,6 +182,22 @@ def describe(backup: Backup) -> dict[str, Any]:
     }
 
 
+def describe_open(catalogue: Catalogue) -> str:
+    """Which open backups a mount has found, for whoever mounts; nothing where there are none."""
+    backups = [each for each in catalogue.backups.values() if not each.is_sealed]
+    own = [each for each in backups if each.is_own]
+    others = [each for each in backups if not each.is_own]
+    parts = [f"going on with {_names(own)}"] if own else []
+    parts += [f"{_names(others)}: another writer's, read-only here"] if others else []
+    return "open backups: " + "; ".join(parts) if parts else ""
+
+
+def _names(backups: list[Backup]) -> str:
+    names = sorted(printable(each.name) for each in backups)
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
+
+
 def _refusal(error: Exception) -> str:
     return f"a program was told that something could not be written ({error})"
 
@@ -217,9 +235,10 @@ async def finish_backups(filesystem: FileSystem, *, keep_open: bool, torn: set[b
     """
     result = Finish()
     for backup in filesystem.catalogue.lost():
+        why = backup.failure or "another writer has taken it over"
         result.warnings.append(
-            f"backup {printable(backup.name)}: another writer has taken it over; what this mount "
-            "wrote since then is not in S3"
+            f"backup {printable(backup.name)}: {why}; what this mount wrote since the last "
+            "checkpoint is not in S3"
         )
         result.exit_code = OwnershipLostError.exit_code
     unsealed = filesystem.catalogue.own_open()

@@ -19,6 +19,7 @@ from s3backfs.backup.backup import printable
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.errors import IntegrityError, ObjectMissingError, UnsupportedFormatError
 from s3backfs.format.refs import Kind
+from s3backfs.format.root import BackupState
 from s3backfs.maintenance.affected import AffectedWalk
 from s3backfs.maintenance.content import PackReader, rows_of_refs
 from s3backfs.maintenance.findings import CheckResult, Damage, What, pack_remedy
@@ -30,12 +31,15 @@ from s3backfs.maintenance.verified import VerifiedState
 from s3backfs.reporting import Report
 from s3backfs.repository.repository import Repository
 from s3backfs.repository.tables import load_pack_table
+from s3backfs.repository.writer import PACKS_PER_SEGMENT
 
 log = logging.getLogger(__name__)
 
 READERS_COUNT = 4
 REMEMBER_EVERY_BYTES = 4 * 1024 * 1024 * 1024
 REMEMBER_EVERY_S = 60.0
+MUCH_UNINDEXED = 0.1
+"""A smaller share of the packs that the index does not know is not worth a word."""
 _NS = 1_000_000_000
 
 
@@ -90,6 +94,7 @@ class Check:
         result.packs_bytes = sum(pack.length_bytes for pack in structure.packs.values())
         result.damages = structure.damages
         result.notes += incomplete_backups(structure)
+        result.notes += unindexed_packs(structure)
         if not self._options.names:
             result.damages += await find_missing(self._repository, structure)
         packs = structure.packs.values()
@@ -216,3 +221,22 @@ def incomplete_backups(structure: Structure) -> list[str]:
     """Name the backups that say themselves that something of them was lost."""
     names = {held.root.name for held in structure.roots if held.root.incomplete}
     return [f"backup {printable(name)} is incomplete" for name in sorted(names)]
+
+
+def unindexed_packs(structure: Structure) -> list[str]:
+    """Say that later backups would store much again, if the index does not know what there is.
+
+    Writers name their packs some at a time, and the last ones when they seal.
+    """
+    if structure.indexed is None:
+        return []
+    needed = set(structure.references.packs()) & set(structure.packs)
+    unknown_count = len(needed - structure.indexed)
+    open_count = sum(held.root.state == BackupState.OPEN for held in structure.roots)
+    waiting_count = PACKS_PER_SEGMENT * open_count
+    if unknown_count <= waiting_count or unknown_count < len(needed) * MUCH_UNINDEXED:
+        return []
+    return [
+        f"{unknown_count} of {len(needed)} packs are not in the index, so that what they hold is "
+        "stored again by the next backup: s3backfs repair index URL"
+    ]

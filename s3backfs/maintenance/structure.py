@@ -63,6 +63,8 @@ class Structure:
         self.newest: Root | None = None
         """The sealed root that stands in its place and was sealed last."""
         self.damages: list[Damage] = []
+        self.indexed: set[bytes] | None = None
+        """The packs that index segments name, if these were looked at."""
         self.lost: set[tuple[bytes, int]] = set()
         """Pack and offset of each frame that is known to be lost."""
 
@@ -261,6 +263,7 @@ class Structure:
 
         await self._decode_all(SEGMENT_PREFIX, What.INDEX, INDEX_REMEDY, segment)
         self._check_lengths(lengths)
+        self.indexed = set(lengths)
         keyring = self._keyring
         await self._decode_all(
             CONDEMNED_PREFIX, What.CONDEMNED, "delete the object: prune makes a new one",

@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from s3backfs.repository.leases import WriterLease
+from s3backfs.repository.private_file import replace_private
 from s3backfs.store.base import Conditions, Store
 
 log = logging.getLogger(__name__)
@@ -48,10 +49,9 @@ class ConditionMemory:
 
     def save(self, conditions: Conditions) -> None:
         """Remember it; what cannot be written is not worth an error."""
-        new = self._path.with_name(f".{self._path.name}.new")
+        data = msgspec.json.encode(_Remembered(conditions, self._now_s()))
         try:
-            new.write_bytes(msgspec.json.encode(_Remembered(conditions, self._now_s())))
-            new.replace(self._path)
+            replace_private(self._path, data)
         except OSError as error:
             log.debug("%s: %s", self._path, error)
 

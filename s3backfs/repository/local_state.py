@@ -20,6 +20,7 @@ from pathlib import Path
 from s3backfs.errors import IntegrityError, RepositoryError
 from s3backfs.format.keys import Keyring
 from s3backfs.format.refs import ID_BYTES
+from s3backfs.repository.private_file import replace_private
 
 FINISHING = b"finishing\n"
 """What the file of a writer says whose mount is gone and whose process is not."""
@@ -122,7 +123,7 @@ def check_pin(directory: Path, mode: str) -> None:
         pinned = path.read_text().strip()
     except FileNotFoundError:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.write_text(mode + "\n")
+        replace_private(path, f"{mode}\n".encode())
         return
     if pinned != mode:
         raise RepositoryError(
@@ -149,7 +150,7 @@ def check_epoch(directory: Path, keyring: Keyring) -> None:
         )
     line = f"{keyring.epoch} {keyring.fingerprint(keyring.epoch)}\n"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _replace(path, line)
+    replace_private(path, line.encode())
 
 
 def unknown_epoch(directory: Path, keyring: Keyring) -> str | None:
@@ -177,10 +178,4 @@ def remember_removed(directory: Path, slot_keys: frozenset[str]) -> None:
     """Remember that slots were removed, so that a rotation never takes them up again."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     known = sorted(removed_slots(directory) | slot_keys)
-    _replace(directory / "removed", "".join(f"{key}\n" for key in known))
-
-
-def _replace(path: Path, text: str) -> None:
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_text(text)
-    new.replace(path)
+    replace_private(directory / "removed", "".join(f"{key}\n" for key in known).encode())

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from contextlib import suppress
 from pathlib import Path
 
 from s3backfs.errors import RepositoryError
 from s3backfs.format.keys import Keyring
+from s3backfs.repository.private_file import replace_private
 from s3backfs.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -43,11 +43,9 @@ def check_place(state_dir: Path, store: Store, keyring: Keyring) -> None:
 def pin_place(state_dir: Path, store: Store, repository_id: bytes) -> None:
     """Remember the repository at a place; where that cannot be written, the next one tries."""
     path = _path(state_dir, store)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new.write_text(f"{repository_id.hex()} {store.place}\n")
-        new.replace(path)
+        replace_private(path, f"{repository_id.hex()} {store.place}\n".encode())
     except OSError as error:
         log.debug("%s: %s", path, error)
 

@@ -9,11 +9,12 @@ forgotten. What is remembered was stored before, so that a root that is read lat
 from __future__ import annotations
 
 import logging
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
+
+from s3backfs.repository.private_file import replace_private
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +33,9 @@ class RootMemory:
     def remember(self, backup_id: bytes, age: Age) -> None:
         """Note the root that was just stored, whatever was noted before."""
         path = self._directory / backup_id.hex()
-        new = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            new.write_text(f"{age[0]} {age[1]}\n")
-            new.replace(path)
+            replace_private(path, f"{age[0]} {age[1]}\n".encode())
         except OSError as error:
             log.debug("%s: %s", path, error)
 

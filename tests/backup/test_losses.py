@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from s3backfs.errors import FileSystemError, IncompleteError, IntegrityError
+from s3backfs.errors import FileSystemError, IncompleteError, IntegrityError, OwnershipLostError
 from s3backfs.fs.verbs import Condition, Verbs, finish_backups
 from s3backfs.repository import learning
 from s3backfs.repository.opening import CreateOptions, OpenedRepository, create_repository
@@ -119,6 +119,24 @@ async def test_the_end_of_a_mount_seals_nothing_that_is_incomplete(tmp_path: Pat
         assert finish.exit_code == IncompleteError.exit_code
         assert "incomplete" in finish.warnings[0]
         assert not machine.catalogue.backups[b"monday"].is_sealed
+
+
+async def test_the_end_of_a_mount_says_why_it_lost_a_backup(tmp_path: Path) -> None:
+    """A mount that slept for longer than its lease does not say that somebody took its backup."""
+    memory, opened = await new_repository()
+    async with booted(memory, opened, tmp_path / "home") as machine:
+        await begin(machine, b"monday")
+        await machine.write_file(b"monday", b"unsynced", data=OTHER)
+        await machine.fs.repository.writer.barrier()
+        await memory.delete(await data_packs(memory))
+        lease = machine.fs.repository.lease
+        assert lease is not None
+        lease.has_lapsed = True
+        await machine.catalogue.standing.hear(list)
+        finish = await finish_backups(machine.fs, keep_open=False, torn=set())
+        assert finish.exit_code == OwnershipLostError.exit_code
+        assert "maintenance has removed" in finish.warnings[0]
+        assert "another writer" not in finish.warnings[0]
 
 
 @pytest.mark.parametrize("content", [CONTENT, LARGE], ids=["few extents", "many"])

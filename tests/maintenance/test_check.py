@@ -34,6 +34,26 @@ async def test_a_sound_repository(tmp_path: Path) -> None:
     assert result.nodes > 3
 
 
+async def test_a_lost_index(tmp_path: Path) -> None:
+    """Without index segments all is sound, and a note says that repair index would help."""
+    place = await new_place(tmp_path)
+    assert (await place.check(STRUCTURE)).notes == []
+    for key in [key for key in place.store.objects if key.startswith("index/")]:
+        place.remove(key)
+    result = await place.check(STRUCTURE)
+    assert result.damages == []
+    [note] = result.notes
+    assert f"{result.packs} of {result.packs} packs are not in the index" in note
+    assert "s3backfs repair index URL" in note
+
+
+async def test_packs_of_an_open_backup_are_not_indexed_yet(tmp_path: Path) -> None:
+    """What an open backup has stored and no segment names is nothing to speak of."""
+    place = await new_place(tmp_path)
+    await place.fill(b"open", is_sealed=False)
+    assert (await place.check(STRUCTURE)).notes == []
+
+
 async def test_a_flipped_bit_in_content(tmp_path: Path) -> None:
     """Reading contents finds it: pack, offset, backup and path; structure alone does not."""
     place = await new_place(tmp_path)

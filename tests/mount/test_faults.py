@@ -187,6 +187,19 @@ def test_a_refusal_reaches_the_writer(
         assert sorted(os.listdir(mount.path / "monday")) == ["after", "before"]
 
 
+def test_the_last_line_says_that_something_is_missing(behind: Machine, proxy: Proxy) -> None:
+    """A mount that could not store all does not log in the end that it has finished."""
+    with behind.mounted() as mount:
+        (mount.path / "monday").mkdir()
+        proxy.script = lambda incoming: "403" if incoming.method in ("PUT", "POST") else None
+        (mount.path / "monday" / "file").write_bytes(b"data" * 1000)
+        mount.terminate()
+    lines = behind.log().splitlines()
+    assert any("backup monday is not complete in S3: " in line for line in lines)
+    assert "ended, but not all is complete: " in lines[-1]
+    assert not any("finished: " in line for line in lines)
+
+
 def test_a_refusal_that_ends(behind: Machine, other: Machine, proxy: Proxy) -> None:
     """What could not be stored while S3 refused is stored when it no longer does."""
     data = os.urandom(3 << 20)

@@ -148,6 +148,34 @@ def test_what_becomes_of_a_crashed_night(machine: Machine) -> None:
     assert states(machine) == {BACKUP: "sealed", "tuesday": "sealed"}
 
 
+def test_mounting_says_which_backups_are_open(machine: Machine, other: Machine) -> None:
+    """One line names the open backups that a mount goes on with, and those of other machines."""
+    with machine.mounted() as mount:
+        (mount.path / "nightly").mkdir()
+        mount.kill()
+    expected = "open backups: going on with nightly"
+    again = machine.run("mount", machine.url, str(mount.path))
+    try:
+        assert again.stderr == f"s3backfs: {expected}\n"
+        with other.mounted():
+            pass
+        assert expected in machine.log()
+        assert "open backups: nightly: another writer's, read-only here" in other.log()
+    finally:
+        mount.clean_up()
+
+
+def test_what_this_machine_remembers_is_private(machine: Machine) -> None:
+    """State files are for their user alone, whichever command has written them."""
+    with machine.mounted() as mount:
+        (mount.path / "monday").mkdir()
+        machine.run("list")
+        machine.run("check")
+    files = [path for path in (machine.home / "state").rglob("*") if path.is_file()]
+    assert {"conditions", "epoch", "mode"} <= {path.name for path in files}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+
+
 def states(machine: Machine) -> dict[str, str]:
     """Name and state of each backup."""
     listed = json.loads(machine.run("list", "--json").stdout)
