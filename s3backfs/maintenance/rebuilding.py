@@ -1,6 +1,7 @@
 """Repair of a backup: a new one with all that can still be read of an old one's manifest.
 
-    readable nodes -> entries in order -> a new tree -> directories whose own entries are lost
+    readable nodes -> entries in order -> a new tree, and a note on disk of what names what
+      -> directories whose own entries are lost, right link counts
       -> a sealed root under a new name, marked as incomplete
 
 The old root stays as it is. Contents are not read: a file whose content is lost keeps its name.
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,14 +32,9 @@ from s3backfs.format.refs import Ref, Top
 from s3backfs.format.root import BackupState, Root
 from s3backfs.maintenance.affected import printable_key
 from s3backfs.maintenance.content_loss import ContentLoss
-from s3backfs.manifest.entry import Entry, extra_of, is_directory, is_link_name
-from s3backfs.manifest.keys import (
-    TOP_KEY,
-    is_link_key,
-    key_components,
-    link_key,
-    path_key,
-)
+from s3backfs.maintenance.kept_names import Correction, KeptNames
+from s3backfs.manifest.entry import Entry, extra_of, is_link_name, with_extra
+from s3backfs.manifest.keys import is_link_key, link_key
 from s3backfs.manifest.node import Node
 from s3backfs.manifest.tree import Replace, Tree
 from s3backfs.reporting import Report
@@ -74,9 +72,6 @@ class Rebuild:
         self._result = RebuildResult()
         self._tally = Tally()
         self._lost_packs: set[bytes] = set()
-        self._links: set[bytes] = set()
-        self._directories: set[bytes] = set()
-        self._missing: set[bytes] = set()
         self._last_key = b""
 
     async def run(self, held: HeldRoot) -> RebuildResult:
@@ -91,7 +86,11 @@ class Rebuild:
         if len(name) > NAME_MAX_BYTES:
             raise ConfigurationError("the name of this backup is too long to add to; rename it")
         await self._contents.begin()
-        top = await self._build(held.root.top)
+        with (
+            tempfile.TemporaryDirectory(prefix="s3backfs-repair-") as scratch,
+            KeptNames(Path(scratch) / "names.sqlite") as names,
+        ):
+            top = await self._build(held.root.top, names)
         if self._result.lost:
             await self._repository.writer.barrier()
             await self._store_root(held.root, name, top)
@@ -99,31 +98,52 @@ class Rebuild:
             self._result.name = os.fsdecode(name)
         return self._result
 
-    async def _build(self, old: Top | None) -> Top | None:
-        tree: Tree[Entry] = Tree(None, self._nodes.entries)
+    async def _build(self, old: Top | None, names: KeptNames) -> Top | None:
         if old is None:
             return None
-        async with aclosing(self._kept(old)) as rows:
+        tree: Tree[Entry] = Tree(None, self._nodes.entries)
+        async with aclosing(self._kept(old, names)) as rows:
             top = await tree.update([Replace(b"", None, rows)])
-        missing = sorted(self._missing)
-        self._result.made_directories = len(missing)
-        made = [Replace(key, key + b"\0", [(key, _made_directory())]) for key in missing]
-        self._tally.directories += len(missing)
-        top = await Tree(top, self._nodes.entries).update(made) if made else top
+        if self._result.lost:
+            self._report("counting names")
+            tree = Tree(top, self._nodes.entries)
+            async with aclosing(self._corrected(tree, names)) as edits:
+                top = await tree.update(edits)
         self._result.entries = top.entry_count if top else 0
         return top
 
+    async def _corrected(
+        self, tree: Tree[Entry], names: KeptNames
+    ) -> AsyncGenerator[Replace[Entry]]:
+        """Yield what no longer fits the names that are left."""
+        for correction in names.corrections():
+            key = correction.key
+            entry = _made_directory() if correction.is_made else await tree.find(key)
+            assert entry is not None
+            fitting = self._fitting(correction, entry)
+            yield Replace(key, key + b"\0", [] if fitting is None else [(key, fitting)])
+
+    def _fitting(self, correction: Correction, entry: Entry) -> Entry | None:
+        """Say what should stand there; nothing where a file behind hard links has no name left."""
+        if correction.is_made:
+            self._result.made_directories += 1
+            self._tally.directories += 1
+        elif is_link_key(correction.key) and not correction.nlink:
+            self._tally.add(entry, -1)
+            return None
+        extra = msgspec.structs.replace(extra_of(entry), nlink=correction.nlink)
+        return with_extra(entry, extra)
+
     # -- what is kept ------------------------------------------------------------------------
 
-    async def _kept(self, old: Top) -> Items:
+    async def _kept(self, old: Top, names: KeptNames) -> Items:
         """Yield the entries that can be read, in order."""
         async with aclosing(self._below(old, None)) as items:
             async for key, entry in items:
                 self._last_key = key
-                if await self._is_kept(key, entry):
-                    self._note_parents(key, entry)
+                if await self._is_kept(key, entry, names):
                     yield key, entry
-        self._note_parents(b"\0\x01", None)
+        names.add_made(())
 
     async def _below(self, top: Top, last_key: bytes | None) -> Items:
         try:
@@ -144,42 +164,38 @@ class Rebuild:
                     yield item
             self._last_key = key
 
-    async def _is_kept(self, key: bytes, entry: Entry) -> bool:
+    async def _is_kept(self, key: bytes, entry: Entry, names: KeptNames) -> bool:
         """Say whether an entry is of use, and count it; the loss of its content is noted."""
-        extra = extra_of(entry)
         if is_link_name(entry):
-            assert extra.link_id is not None
-            if link_key(extra.link_id) not in self._links:
-                return self._note_lost_name(key)
-            self._tally.hard_links += 1
-            return True
+            return self._is_name_kept(key, entry, names)
         lost = await self._contents.of(entry)
         self._lost_packs |= lost.packs
         if lost.is_tree:
-            return self._note_lost_name(key)
+            # The names of a link record are told when they are met.
+            return False if is_link_key(key) else self._note_lost_name(key)
+        self._tally.add(entry)
+        if is_link_key(key):
+            names.add_record(key, entry, is_lost=bool(lost.packs))
+            return True
         if lost.packs:
             self._result.lost_contents += 1
             self._note(printable_key(key))
-        if is_link_key(key):
-            self._links.add(key)
-        self._tally.add(entry)
+        names.add(key, entry)
         return True
 
-    def _note_parents(self, key: bytes, entry: Entry | None) -> None:
-        """Remember which directories there are, and which are named by their names only."""
-        if is_link_key(key):
-            return
-        if entry is not None and is_directory(entry):
-            self._directories.add(key)
-        if key == TOP_KEY:
-            return
-        components = key_components(key)[:-1]
-        for count in range(len(components), -1, -1):
-            parent = path_key(components[:count])
-            if parent in self._directories:
-                return
-            self._directories.add(parent)
-            self._missing.add(parent)
+    def _is_name_kept(self, key: bytes, entry: Entry, names: KeptNames) -> bool:
+        """Say whether a name leads to its link record; each tells the loss of that content."""
+        link_id = extra_of(entry).link_id
+        assert link_id is not None
+        link = names.add_name(link_key(link_id))
+        if link is None:
+            return self._note_lost_name(key)
+        self._tally.hard_links += not link.is_first
+        if link.is_lost:
+            self._result.lost_contents += link.is_first
+            self._note(printable_key(key))
+        names.add(key, entry)
+        return True
 
     # -- what is lost ------------------------------------------------------------------------
 

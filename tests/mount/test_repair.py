@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import random
+import stat
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,3 +160,41 @@ def test_backup(place: tuple[Machine, Flip], tmp_path: Path) -> None:
         assert 0 < len(names) < 1502
         assert (top / "dir" / "small").read_bytes() == SMALL
         assert all((top / "dir" / name).lstat() for name in names)
+
+
+def _fill_linked(machine: Machine) -> None:
+    """Names of hard-linked files in two directories: few lie in one leaf with their other name."""
+    machine.run("init")
+    with machine.mounted() as mount:
+        top = mount.path / "monday"
+        (top / "alpha").mkdir(parents=True)
+        (top / "omega").mkdir()
+        for number in range(700):
+            (top / "alpha" / f"{number}").touch()
+            os.link(top / "alpha" / f"{number}", top / "omega" / f"{number:04} file")
+            (top / "omega" / f"{number:04} directory").mkdir()
+
+
+def _check_counts(top: Path) -> None:
+    """Hold every st_nlink to the names that are there."""
+    names: Counter[int] = Counter()
+    counts: dict[int, int] = {}
+    for path in [top, *top.rglob("*")]:
+        status = path.lstat()
+        if stat.S_ISDIR(status.st_mode):
+            inside = sum(child.is_dir() for child in path.iterdir())
+            assert status.st_nlink == 2 + inside, path
+        else:
+            names[status.st_ino] += 1
+            counts[status.st_ino] = status.st_nlink
+    assert counts == names
+
+
+def test_backup_link_counts(tmp_path: Path) -> None:
+    """In a repaired backup st_nlink of files and directories counts the names that are left."""
+    machine, flip = _local(tmp_path)
+    _fill_linked(machine)
+    flip("meta", 70)
+    assert machine.run("repair", "backup", "monday", check=False).returncode == 20
+    with _reader(tmp_path, machine).mounted("--read-only") as mount:
+        _check_counts(mount.path / "monday-repaired")
