@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from s3backfs.backup.node import Node
 from s3backfs.format.refs import Ref
 from s3backfs.manifest.entry import Entry
-from s3backfs.manifest.keys import NAME_MAX_BYTES, entry_key, split_key
+from s3backfs.manifest.keys import entry_key, split_key, subtree_range
 
 if TYPE_CHECKING:
     from s3backfs.backup.backup import Backup
@@ -110,11 +110,7 @@ class FilesAhead:
 
     async def _fetch(self, prefix: bytes) -> None:
         """Fetch what is in no zone: from `prefix` to the end of the scope, then from its begin."""
-        first, middle, last = (
-            entry_key(self._scope, b""),
-            entry_key(prefix, b""),
-            _end_of(self._scope),
-        )
+        (first, last), middle = subtree_range(self._scope), entry_key(prefix, b"")
         left_bytes = self._zone_bytes()
         for begin, end in self._gaps(middle, last) + self._gaps(first, middle):
             if left_bytes <= 0:
@@ -175,11 +171,6 @@ class FilesAhead:
 
 def _begin(zone: _Zone) -> bytes:
     return zone.begin
-
-
-def _end_of(prefix: bytes) -> bytes:
-    """The key behind all that is in a directory, at any depth; no name is so long."""
-    return prefix[:-1] + b"\1" if prefix else b"\xff" * (NAME_MAX_BYTES + 1)
 
 
 def _are_near(left: bytes, right: bytes) -> bool:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from s3backfs.backup.xattrs import with_loaded_xattrs
 from s3backfs.errors import S3backfsError
 from s3backfs.manifest.entry import Entry
+from s3backfs.manifest.tree import SequentialFinder
 
 if TYPE_CHECKING:
     from s3backfs.backup.backup import Backup
@@ -21,7 +23,9 @@ class BaseEntries:
     """What the backups that entries were taken over from hold at the same paths."""
 
     def __init__(self, backup: Backup) -> None:
-        self._bases = [base for base in backup.bases.values() if not base.is_removed]
+        self._repository = backup.repository
+        bases = [base for base in backup.bases.values() if not base.is_removed]
+        self._bases = [SequentialFinder(base.tree) for base in bases]
 
     async def aligned(self, key: bytes, entry: Entry, clone_of: Entry | None) -> Entry:
         """The entry with its base's ctime, if all else is equal."""
@@ -30,11 +34,11 @@ class BaseEntries:
         for base in self._bases:
             try:
                 found = await base.find(key)
+                if found is not None:
+                    return _aligned(entry, await with_loaded_xattrs(self._repository, found))
             except S3backfsError:
                 # An unreadable base costs shared leaves only.
                 continue
-            if found is not None:
-                return _aligned(entry, found)
         return entry
 
 

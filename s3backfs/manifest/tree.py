@@ -26,6 +26,7 @@ __all__ = [
     "NodeStore",
     "Nodes",
     "Replace",
+    "SequentialFinder",
     "Top",
     "Tree",
     "entry_nodes",
@@ -74,13 +75,21 @@ class Tree(Generic[V]):
         Raises:
             IntegrityError: a node is damaged.
         """
+        leaf = await self.leaf(key)
+        return None if leaf is None else leaf.find(key)
+
+    async def leaf(self, key: bytes) -> Node[V] | None:
+        """Return the leaf that a key is in if it is anywhere; None where the tree is empty.
+
+        Raises:
+            IntegrityError: a node is damaged.
+        """
         cursor = await self.cursor(0)
         if cursor is None:
             return None
         await cursor.seek(key)
         cursor.expect()
-        found: V | None = (await cursor.load()).find(key)
-        return found
+        return await cursor.load()
 
     async def pages(
         self,
@@ -199,3 +208,25 @@ class Tree(Generic[V]):
         return encode_node(
             self._nodes.family.kind, node.height, layout, node.keys, values, logical_id
         )
+
+
+class SequentialFinder(Generic[V]):
+    """Finds many keys that come in order, most of them in the leaf of the one before."""
+
+    __slots__ = ("_leaf", "_tree")
+
+    def __init__(self, tree: Tree[V]) -> None:
+        self._tree = tree
+        self._leaf: Node[V] | None = None
+
+    async def find(self, key: bytes) -> V | None:
+        """Return the value of a key.
+
+        Raises:
+            IntegrityError: a node is damaged.
+        """
+        leaf = self._leaf
+        if leaf is None or not leaf.keys[0] <= key <= leaf.keys[-1]:
+            leaf = await self._tree.leaf(key)
+        self._leaf = leaf
+        return None if leaf is None else leaf.find(key)
