@@ -43,11 +43,14 @@ class SourceWriter:
     def tables(self) -> tuple[tuple[PackRow, ...], tuple[SourceRow, ...]]:
         """Return packs and rows; the bases of patches that no body uses come last."""
         refs = list(self._refs)
-        at = {_place(ref): number for number, ref in enumerate(refs) if ref.base is None}
-        for ref in self._refs:
-            if ref.base is not None and _place(ref.base) not in at:
-                at[_place(ref.base)] = len(refs)
-                refs.append(ref.base)
+        bases = [ref.base for ref in refs if ref.base is not None]
+        at: dict[tuple[bytes, int, int], int] = {}
+        if bases:
+            at = {_place(ref): number for number, ref in enumerate(refs) if ref.base is None}
+        for base in bases:
+            if _place(base) not in at:
+                at[_place(base)] = len(refs)
+                refs.append(base)
         packs: dict[PackRow, int] = {}
         rows = []
         for ref in refs:
