@@ -58,12 +58,10 @@ def find(
 
     async def act(repository: Repository, report: Report) -> list[Version]:
         from s3backfs.maintenance.finding_paths import find_paths
-        from s3backfs.maintenance.shelf import chosen, load_shelf
+        from s3backfs.maintenance.shelf import load_shelf
 
         shelf = await load_shelf(repository.store, repository.keyring)
-        return await find_paths(
-            repository, chosen(shelf.backups, backups), is_wanted, newer, report
-        )
+        return await find_paths(repository, shelf.choose(backups), is_wanted, newer, report)
 
     versions = run_reading(url, store_config(params), act)
     if as_json:

@@ -13,7 +13,6 @@ from s3backfs.cli.options import store_config, store_options
 from s3backfs.cli.progress import quiet_option
 from s3backfs.cli.terminal import format_bytes, print_json, print_table, printable
 from s3backfs.control import wire_name
-from s3backfs.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from s3backfs.maintenance.prices import Cost, PriceTable
@@ -67,15 +66,12 @@ def stats(
     table = load_prices(prices)
 
     async def act(repository: Repository, report: Report) -> Usage:
-        from s3backfs.maintenance.shelf import chosen, load_shelf
+        from s3backfs.maintenance.shelf import load_shelf
         from s3backfs.maintenance.usage import GroupBy, measure
 
         report("reading roots")
         shelf = await load_shelf(repository.store, repository.keyring)
-        backups = chosen(shelf.backups, names)
-        if names and not backups:
-            raise ConfigurationError(f"no backup fits: {' '.join(map(printable, names))}")
-        return await measure(repository, backups, GroupBy(by), report)
+        return await measure(repository, shelf.choose(names), GroupBy(by), report)
 
     usage = run_reading(url, store_config(params), act)
     objects = usage.objects

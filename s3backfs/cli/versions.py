@@ -43,11 +43,11 @@ def versions(words: tuple[str, ...], backups: tuple[str, ...], as_json: bool, **
     async def act(repository: Repository, report: Report) -> list[Version]:
         from s3backfs.backup.paths import split_path
         from s3backfs.maintenance.finding_paths import find_versions
-        from s3backfs.maintenance.shelf import chosen, load_shelf
+        from s3backfs.maintenance.shelf import load_shelf
 
         shelf = await load_shelf(repository.store, repository.keyring)
         path = split_path(os.fsencode(paths[0]))
-        return await find_versions(repository, chosen(shelf.backups, backups), path, report)
+        return await find_versions(repository, shelf.choose(backups), path, report)
 
     found = run_reading(url, store_config(params), act)
     if as_json:

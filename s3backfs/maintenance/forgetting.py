@@ -39,8 +39,10 @@ def plan_forget(
     """Decide over the sealed backups whose names fit.
 
     Raises:
-        ConfigurationError: only tags keep anything, and no backup has one of them.
+        ConfigurationError: a pattern fits no backup; or only tags keep anything, and no backup
+            has one of them.
     """
+    shelf.check_patterns(patterns)
     sealed = chosen(shelf.sealed, patterns)
     candidates = [_candidate(each) for each in sealed]
     if sealed and policy.keeps_only_tags and not any(map(policy.has_tag, candidates)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -74,8 +75,39 @@ class Shelf:
         for each in self.backups:
             if each.name == name:
                 return each
-        shown = name.decode("utf-8", "backslashreplace")
-        raise ConfigurationError(f"there is no backup {shown!r}; `s3backfs list` names all")
+        raise no_backup(name)
+
+    def choose(self, patterns: Sequence[str]) -> list[Shelved]:
+        """Those whose names fit some patterns, see `matches`.
+
+        Raises:
+            ConfigurationError: a pattern fits none.
+            S3backfsError: a pattern fits only backups whose roots cannot be read.
+        """
+        self.check_patterns(patterns)
+        found = chosen(self.backups, patterns)
+        for pattern in patterns:
+            for name, error in self.damaged.items():
+                if matches(name, [pattern]) and not chosen(found, [pattern]):
+                    raise error
+        return found
+
+    def check_patterns(self, patterns: Sequence[str]) -> None:
+        """Make sure that each pattern fits a backup: a typo must not pass for work done.
+
+        Raises:
+            ConfigurationError: one fits none.
+        """
+        names = [*(each.name for each in self.backups), *self.damaged]
+        for pattern in patterns:
+            if not any(matches(name, [pattern]) for name in names):
+                shown = _shown(os.fsencode(pattern))
+                raise ConfigurationError(f"no backup fits {shown}; `s3backfs list` names all")
+
+
+def no_backup(name: bytes) -> ConfigurationError:
+    """Say that a name is that of no backup."""
+    return ConfigurationError(f"there is no backup {_shown(name)}; `s3backfs list` names all")
 
 
 async def load_shelf(store: Store, keyring: Keyring) -> Shelf:
@@ -121,3 +153,7 @@ def matches(name: bytes, patterns: Sequence[str]) -> bool:
 def chosen(backups: Iterable[Shelved], patterns: Sequence[str]) -> list[Shelved]:
     """Those whose names fit, see `matches`."""
     return [each for each in backups if matches(each.name, patterns)]
+
+
+def _shown(name: bytes) -> str:
+    return repr(name.decode("utf-8", "backslashreplace"))

@@ -27,6 +27,7 @@ from s3backfs.format.segment import decode_segment
 from s3backfs.format.tag import decode_tag
 from s3backfs.maintenance.findings import Damage, What, pack_remedy
 from s3backfs.maintenance.references import References
+from s3backfs.maintenance.shelf import no_backup
 from s3backfs.maintenance.survey import (
     TRASH_PREFIX,
     PackListed,
@@ -60,6 +61,8 @@ class Structure:
         self.references = references
         self.roots: list[HeldRoot] = []
         self.packs: dict[bytes, PackListed] = {}
+        self._met: set[bytes] = set()
+        """Names of the backups that were met, whether they can be read or not."""
         self.newest: Root | None = None
         """The sealed root that stands in its place and was sealed last."""
         self.damages: list[Damage] = []
@@ -72,6 +75,7 @@ class Structure:
         """Look at everything, or only at what some backups need.
 
         Raises:
+            ConfigurationError: there is no backup of one of the names.
             StoreError: the store would not list or give.
         """
         report("reading roots")
@@ -102,6 +106,9 @@ class Structure:
                         await self._load_root(listed.key, names)
         for copy in (await list_beside(self._store)).copies:
             await self._guarded(What.ROOT, copy.key, DELETE_REMEDY, self._load_copy(copy, names))
+        for name in names:
+            if name not in self._met:
+                raise no_backup(name)
 
     async def _load_root(self, key: str, names: Collection[bytes]) -> None:
         async def load() -> None:
@@ -109,7 +116,11 @@ class Structure:
             root = decode_trashed(self._keyring, key, fetched.data)
             self._take_root(HeldRoot(root, key, fetched.etag))
 
-        if not names or self._name(key) in names:
+        name = self._name(key)
+        if not names or name in names:
+            # What is in the trash alone was forgotten: nobody should take it for a backup.
+            if not key.startswith(TRASH_PREFIX):
+                self._met.add(name)
             await self._guarded(What.ROOT, key, ROOT_REMEDY, load())
 
     def _take_root(self, held: HeldRoot) -> None:
@@ -122,6 +133,7 @@ class Structure:
     async def _load_copy(self, copy: Any, names: Collection[bytes]) -> None:
         root = await load_copy(self._store, self._keyring, copy)
         if not names or root.name in names:
+            self._met.add(root.name)
             self.roots.append(HeldRoot(root, copy.key, ""))
 
     def sealed_key(self, name: bytes) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from s3backfs.errors import ConfigurationError
 from s3backfs.maintenance import missing
 from s3backfs.maintenance.checking import CheckOptions
 from s3backfs.maintenance.findings import What
@@ -275,6 +276,20 @@ async def test_names_limit_what_is_looked_at(tmp_path: Path) -> None:
     place.remove(place.key("data/", b"hit"))
     assert (await place.check(CheckOptions(names=(b"spared",), read_share=1))).damages == []
     assert (await place.check(CheckOptions(names=(b"hit",)))).damages
+
+
+async def test_names_of_no_backup_are_refused(tmp_path: Path) -> None:
+    """A name that is unknown, or only in the trash, is told; damaged and open backups have one."""
+    place = await new_place(tmp_path)
+    await place.fill(b"open", is_sealed=False)
+    await _forget(place, b"hit", and_empty=False)
+    for name in (b"nonesuch", b"hit"):
+        with pytest.raises(ExceptionGroup) as caught:
+            await place.check(CheckOptions(names=(b"spared", name)))
+        assert caught.group_contains(ConfigurationError, match="there is no backup")
+    assert (await place.check(CheckOptions(names=(b"open", b"spared")))).roots == 2
+    place.flip(place.key("backups/", b"spared"))
+    assert (await place.check(CheckOptions(names=(b"spared",)))).damages
 
 
 async def test_samples_cover_everything(tmp_path: Path) -> None:

@@ -86,11 +86,18 @@ def test_unknown_names_change_nothing(kept: Machine) -> None:
         (["tag", "nonesuch", "x"], "no backup 'nonesuch'"),
         (["forget", "--keep-tag", "nonesuch"], "no backup has the tag nonesuch"),
         (["diff", NAMES[0], NAMES[1], "nonesuch"], "neither backup has 'nonesuch'"),
+        (["check", kept.url, "nonesuch"], "no backup 'nonesuch'"),
+        (["check", kept.url, NAMES[0], "nonesuch", "--read-data"], "no backup 'nonesuch'"),
+        (["stats", "web-*", "nonesuch"], "no backup fits 'nonesuch'"),
+        (["find", "*", "--in", "nonesuch"], "no backup fits 'nonesuch'"),
+        (["versions", "file", "--in", "web-*", "--in", "none*"], "no backup fits 'none*'"),
+        (["forget", "none*", "web-*", "--keep-last", "3"], "no backup fits 'none*'"),
     ]:
         done = kept.run(*arguments, check=False)
-        assert done.returncode == 2
+        assert done.returncode == 2, arguments
         assert text in done.stderr
         assert len(done.stderr.splitlines()) == 1
+        assert not done.stdout
     assert names_of(kept) == NAMES
 
 
