@@ -25,7 +25,7 @@ from s3backfs.errors import (
     S3backfsError,
 )
 from s3backfs.format.lease import Lease
-from s3backfs.repository.leases import LEASES_PREFIX, load_leases
+from s3backfs.repository.leases import LEASES_PREFIX, lease_key, load_leases
 from s3backfs.repository.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,9 @@ def _claim_key(writer: bytes) -> str:
 
 
 _CLOSING_S = 10.0
+_SETTLING_S = 5.0
+"""What a killed process has sent is stored after so long; its connections ended with it."""
+
 _CLAIM = re.compile(r"leases/([0-9a-f]{32})/prune")
 
 
@@ -56,6 +59,8 @@ class Agreement:
             RepositoryBusyError: another one is.
         """
         store = self._repository.store
+        with suppress(S3backfsError):
+            await self._end_killed()
         await store.put(_claim_key(self._repository.writer_id), b"prune")
         live = {
             found.lease.writer: found.lease
@@ -73,6 +78,19 @@ class Agreement:
         """Withdraw the claim; without this writer's lease it means nothing anyway."""
         with trio.move_on_after(_CLOSING_S, shield=True), suppress(S3backfsError):
             await self._repository.store.delete([_claim_key(self._repository.writer_id)])
+
+    async def _end_killed(self) -> None:
+        """End the leases of prunes, and the like, that were killed on this machine."""
+        dead = self._repository.hold_dead_maintenance()
+        if not dead:
+            return
+        if not await self._repository.proof.is_given():
+            # Nothing else keeps a table that is still under way from replacing one of this run.
+            await trio.sleep(_SETTLING_S)
+        keys = [key for writer in dead for key in (_claim_key(writer), lease_key(writer))]
+        await self._repository.store.delete(keys)
+        self._repository.forget_dead(dead)
+        log.info("ended the leases of %d processes that were killed here", len(dead))
 
     async def _claims(self) -> list[bytes]:
         found = []

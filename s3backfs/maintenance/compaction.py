@@ -157,7 +157,7 @@ async def store_table(repository: Repository, moved: Moved) -> None:
     """
     store, key = repository.store, moved_key(moved.pack_id)
     condition: Condition = None
-    if store.has_conditional_put:
+    if await repository.proof.is_given():
         try:
             condition = IfMatch((await store.head(key)).etag)
         except ObjectMissingError:

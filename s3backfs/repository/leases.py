@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import trio
@@ -32,6 +31,7 @@ from s3backfs.errors import (
 )
 from s3backfs.format.keys import Keyring
 from s3backfs.format.lease import Lease, decode_lease, encode_lease
+from s3backfs.repository.local_state import boot_id
 from s3backfs.store.base import Conditions, Listed, Store
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,6 @@ _CLOSING_S = 10.0
 _SURE_SHARE = 0.9
 """Clocks may run at slightly different speeds."""
 _NS = 1_000_000_000
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def lease_key(writer: bytes) -> str:
@@ -81,7 +80,7 @@ class WriterLease:
             repository_id=keyring.repository_id,
             writer=writer,
             host=socket.gethostname(),
-            boot_id=_boot_id(),
+            boot_id=boot_id(),
             process_id=os.getpid(),
             started_ns=0,
             renewed_ns=0,
@@ -257,10 +256,3 @@ async def _look_at(store: Store, keyring: Keyring, listed: Listed) -> FoundLease
 def boot_time_s() -> float:
     """Seconds that go on while the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _boot_id() -> str:
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""

@@ -6,7 +6,7 @@
     <state>/<repository id>/writers/<id>     one file for each writer id, locked while it is alive
 
 A writer id whose file is not locked belongs to a process that is gone; its open backups may be
-gone on with.
+gone on with. The file of a verb of maintenance says so: it has none, and its lease may be ended.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from s3backfs.errors import IntegrityError, RepositoryError
@@ -24,6 +25,8 @@ from s3backfs.repository.private_file import replace_private
 
 FINISHING = b"finishing\n"
 """What the file of a writer says whose mount is gone and whose process is not."""
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class WriterIdentity:
@@ -38,13 +41,16 @@ class WriterIdentity:
         self._files: dict[bytes, int] = {}
         self._is_needed = True
         for path in sorted(self._directory.iterdir()) if takes_dead else ():
-            self._try_to_hold(path)
+            if not _is_of_maintenance(path):
+                self._try_to_hold(path)
         self.writer_id = secrets.token_bytes(ID_BYTES)
         self._try_to_hold(self._path(self.writer_id))
         while self.writer_id not in self._files:
             # Another mount took the new file for that of a dead writer before it was locked.
             self.writer_id = secrets.token_bytes(ID_BYTES)
             self._try_to_hold(self._path(self.writer_id))
+        if not takes_dead:
+            os.pwrite(self._files[self.writer_id], _maintenance(), 0)
 
     def _path(self, writer_id: bytes) -> Path:
         return self._directory / writer_id.hex()
@@ -65,6 +71,23 @@ class WriterIdentity:
     def retire_dead(self) -> None:
         """Forget the ids of dead writers, once this mount has taken over what was theirs."""
         for writer_id in self._files.keys() - {self.writer_id}:
+            self._drop(writer_id)
+
+    def hold_dead_maintenance(self) -> list[bytes]:
+        """Hold the ids of verbs of maintenance that were killed here since this machine booted.
+
+        A clone of the disk shows such files too, of a process that lives elsewhere; but it booted
+        at another time.
+        """
+        before = set(self._files)
+        for path in sorted(self._directory.iterdir()):
+            if _is_of_maintenance(path):
+                self._try_to_hold(path)
+        return sorted(self._files.keys() - before)
+
+    def forget_dead(self, writer_ids: Iterable[bytes]) -> None:
+        """Forget dead writers that are held, when nothing of them is left."""
+        for writer_id in writer_ids:
             self._drop(writer_id)
 
     def note_finishing(self) -> None:
@@ -99,6 +122,27 @@ def is_one_finishing(directory: Path) -> bool:
                 return True
             os.close(descriptor)
     return False
+
+
+def boot_id() -> str:
+    """What tells this boot of this machine from all others; empty where nothing does."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _maintenance() -> bytes:
+    """What the file of a verb of maintenance says."""
+    return f"maintenance {boot_id()}\n".encode()
+
+
+def _is_of_maintenance(path: Path) -> bool:
+    """Whether a file is that of a verb of maintenance that began since this machine booted."""
+    try:
+        return bool(boot_id()) and path.read_bytes() == _maintenance()
+    except OSError:
+        return False
 
 
 def lock_file(path: Path) -> int | None:

@@ -109,6 +109,15 @@ class Repository:
         if self._identity is not None:
             self._identity.retire()
 
+    def hold_dead_maintenance(self) -> list[bytes]:
+        """Hold the writer ids of verbs of maintenance that were killed on this machine."""
+        return [] if self._identity is None else self._identity.hold_dead_maintenance()
+
+    def forget_dead(self, writer_ids: Iterable[bytes]) -> None:
+        """Forget such writers, of which nothing is left."""
+        if self._identity is not None:
+            self._identity.forget_dead(writer_ids)
+
     def note_finishing(self) -> None:
         """Let the next mount of this machine wait for this one to end."""
         if self._identity is not None:

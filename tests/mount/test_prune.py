@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.mount.trees import differences
-from tests.mounts import Machine
+from tests.mounts import TIMEOUT_S, Machine
+from tests.servers import Server
 
 pytestmark = pytest.mark.mount
 
@@ -139,3 +144,40 @@ def test_bad_shares(machine: Machine) -> None:
     assert done.returncode == 2
     assert "--max-unused" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def _await_claim(server: Server, url: str) -> None:
+    """Wait until a prune says that it is at work."""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        listed = server.client().list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/leases/")
+        if any(item["Key"].endswith("/prune") for item in listed.get("Contents", ())):
+            return
+    raise AssertionError("no prune has begun")
+
+
+def test_a_killed_prune_does_not_block_the_next(
+    machine: Machine, server: Server, tmp_path: Path
+) -> None:
+    """After kill -9 in the middle of a prune the next one of this machine does all at once."""
+    make_tree(tmp_path / "source", 4)
+    with machine.mounted() as mount:
+        rsync(tmp_path / "source", mount.path / "gone")
+        shutil.rmtree(mount.path / "gone")
+    with machine.mounted() as mount:
+        pid = mount.pid()
+        os.kill(pid, signal.SIGSTOP)
+        # It has to wait for the mount, which hears nothing.
+        killed = subprocess.Popen(
+            [sys.executable, "-m", "s3backfs.cli", *PRUNE, machine.url],
+            env=machine.variables(),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            _await_claim(server, machine.url)
+        finally:
+            killed.kill()
+            killed.wait()
+            os.kill(pid, signal.SIGCONT)
+    assert prune(machine)["deleted_packs"] > 0
