@@ -132,5 +132,8 @@ async def test_every_crash_leaves_a_state_that_was_checkpointed(
                 await check(machine, tracks, moment, note)
             shutil.rmtree(tmp_path / "other")
             objects = store.objects
+        # The machine that goes on crashed at that moment too: what came later it cannot remember.
+        for memory in (home / "state").glob("*/open"):
+            shutil.rmtree(memory)
         if randomness.random() < 0.5:
             shutil.rmtree(home / "cache")
