@@ -16,7 +16,7 @@ from s3backfs.cli.progress import quiet_option, reporting
 from s3backfs.cli.terminal import format_bytes, print_json, printable
 from s3backfs.config import StoreConfig, parse_size
 from s3backfs.control import wire_name
-from s3backfs.errors import ConfigurationError, IntegrityError
+from s3backfs.errors import ConfigurationError, IntegrityError, UnsupportedFormatError
 from s3backfs.store.location import parse_url
 
 if TYPE_CHECKING:
@@ -84,8 +84,9 @@ def check(url: str, names: tuple[str, ...], as_json: bool, **params: Any) -> int
 
     Structure is always looked at; contents with --read-data. What was read is noted in the
     repository, so that 3% each day covers everything in about a month. It can be interrupted and
-    repeated. Exit code 0 says that all is sound, 20 that damage was found, any other that it could
-    not be checked.
+    repeated. Exit code 0 says that all is sound, 20 that damage was found, any other that not all
+    could be checked: 13 for a wrong passphrase, 14 where a newer program has written, 30 to 37 for
+    the store (34: it refuses, 36: it is away), 130 for an interruption.
 
     \b
     Examples:
@@ -107,7 +108,14 @@ def check(url: str, names: tuple[str, ...], as_json: bool, **params: Any) -> int
         print_json(_as_json(result))
     else:
         _print(result)
-    return IntegrityError.exit_code if result.damages else 0
+    return _exit_code(result)
+
+
+def _exit_code(result: CheckResult) -> int:
+    """Tell what is damaged from what only a newer program can check."""
+    if any(not damage.is_newer for damage in result.damages):
+        return IntegrityError.exit_code
+    return UnsupportedFormatError.exit_code if result.damages else 0
 
 
 def _run(url: str, store: StoreConfig, options: CheckOptions) -> CheckResult:
@@ -138,7 +146,8 @@ def _as_json(result: CheckResult) -> dict[str, Any]:
 def _print(result: CheckResult) -> None:
     for damage in result.damages:
         where = f"{damage.key} at byte {damage.offset}" if damage.offset else damage.key
-        click.echo(f"damaged {damage.what}: {where}: {damage.message}")
+        how = "unknown" if damage.is_newer else "damaged"
+        click.echo(f"{how} {damage.what}: {where}: {damage.message}")
     for affected in result.affected:
         click.echo(f"backup {printable(affected.backup)}: {affected.paths_count} names affected")
         for path in affected.paths[:PATHS_SHOWN]:
@@ -160,4 +169,9 @@ def _print_sums(result: CheckResult) -> None:
     )
     if result.oldest_unproven_s is not None:
         click.echo(f"oldest unproven byte: {result.oldest_unproven_s // _DAY_S} days")
-    click.echo(f"{len(result.damages)} damages found" if result.damages else "sound")
+    newer_count = sum(damage.is_newer for damage in result.damages)
+    if newer_count:
+        click.echo(f"of a newer format, not checked: {newer_count}")
+    damages_count = len(result.damages) - newer_count
+    if damages_count or not newer_count:
+        click.echo(f"{damages_count} damages found" if damages_count else "sound")

@@ -22,7 +22,7 @@ from s3backfs.format.refs import Kind
 from s3backfs.format.root import BackupState
 from s3backfs.maintenance.affected import AffectedWalk
 from s3backfs.maintenance.content import PackReader, rows_of_refs
-from s3backfs.maintenance.findings import CheckResult, Damage, What, pack_remedy
+from s3backfs.maintenance.findings import CheckResult, Damage, What, newer_remedy, pack_remedy
 from s3backfs.maintenance.missing import find_missing
 from s3backfs.maintenance.references import References
 from s3backfs.maintenance.structure import Structure
@@ -185,9 +185,7 @@ class Check:
             )
             tables = [(contents.epoch, contents.rows)]
         except (IntegrityError, UnsupportedFormatError) as error:
-            text = f"its table cannot be read: {getattr(error, 'message', error)}"
-            remedy = pack_remedy(pack.pack_id)
-            structure.damages.append(Damage(What.PACK, pack.key, 0, text, remedy, pack.pack_id))
+            structure.damages.append(_table_damage(pack, error))
             refs = structure.references.refs(pack.pack_id)
             tables = [(epoch, (row,)) for epoch, row in rows_of_refs(list(refs))]
             is_sound = False
@@ -215,6 +213,14 @@ class Check:
                 affected = await walk.run(held)
                 if affected.paths_count:
                     self._result.affected.append(affected)
+
+
+def _table_damage(pack: PackListed, error: IntegrityError | UnsupportedFormatError) -> Damage:
+    text = f"its table cannot be read: {getattr(error, 'message', error)}"
+    remedy, is_newer = pack_remedy(pack.pack_id), isinstance(error, UnsupportedFormatError)
+    if is_newer:
+        remedy = newer_remedy(remedy)
+    return Damage(What.PACK, pack.key, 0, text, remedy, pack.pack_id, is_newer)
 
 
 def incomplete_backups(structure: Structure) -> list[str]:

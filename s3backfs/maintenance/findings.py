@@ -32,6 +32,8 @@ class Damage:
     message: str
     remedy: str
     pack_id: bytes = b""
+    is_newer: bool = False
+    """It says that it is of a newer format; that byte stands in clear, so it may be damage."""
 
 
 @dataclass(slots=True)
@@ -60,6 +62,11 @@ class CheckResult:
     damages: list[Damage] = field(default_factory=list)
     affected: list[Affected] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def newer_remedy(remedy: str) -> str:
+    """What to do about an object of a newer format; `remedy` is for one that is damaged."""
+    return f"check with a newer s3backfs; if none has written here: {remedy}"
 
 
 def pack_remedy(pack_id: bytes) -> str:

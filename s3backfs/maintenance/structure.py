@@ -25,7 +25,7 @@ from s3backfs.format.removal import decode_removal
 from s3backfs.format.root import Root
 from s3backfs.format.segment import decode_segment
 from s3backfs.format.tag import decode_tag
-from s3backfs.maintenance.findings import Damage, What, pack_remedy
+from s3backfs.maintenance.findings import Damage, What, newer_remedy, pack_remedy
 from s3backfs.maintenance.references import References
 from s3backfs.maintenance.shelf import no_backup
 from s3backfs.maintenance.survey import (
@@ -152,9 +152,11 @@ class Structure:
             await work
         except ObjectMissingError:
             return
-        except (IntegrityError, UnsupportedFormatError) as error:
-            message = error.message if isinstance(error, IntegrityError) else str(error)
-            self.damages.append(Damage(what, key, 0, message, remedy))
+        except IntegrityError as error:
+            self.damages.append(Damage(what, key, 0, error.message, remedy))
+        except UnsupportedFormatError as error:
+            text = newer_remedy(remedy)
+            self.damages.append(Damage(what, key, 0, str(error), text, is_newer=True))
 
     # -- nodes -------------------------------------------------------------------------------
 
@@ -256,11 +258,10 @@ class Structure:
         try:
             return await moved.load(pack_id)
         except IntegrityError as error:
-            text = error.message
+            damage = Damage(What.MOVED, key, 0, error.message, remedy, pack_id)
         except UnsupportedFormatError as error:
-            # The version stands in clear: damage can look like a newer format.
-            text = str(error)
-        damage = Damage(What.MOVED, key, 0, text, remedy, pack_id)
+            text = newer_remedy(remedy)
+            damage = Damage(What.MOVED, key, 0, str(error), text, pack_id, is_newer=True)
         if damage not in self.damages:
             self.damages.append(damage)
         return None
