@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from s3backfs.maintenance.compaction import is_copied
-from s3backfs.maintenance.marks import Marks
+from s3backfs.maintenance.compaction import uncopied
+from s3backfs.maintenance.marks import Marks, live_bytes
 from s3backfs.maintenance.poverty import PackUse, choose_older, choose_poor
 from s3backfs.maintenance.survey import PackListed
 from s3backfs.repository.moved import MovedTables
@@ -36,15 +36,14 @@ class Choice:
         return self.copied + self.to_copy
 
 
-async def choose_packs(
+async def measure_live(
     repository: Repository,
     marks: Marks,
-    candidates: Mapping[bytes, PackListed],
+    needed: Collection[bytes],
     moved_packs: Collection[bytes],
     present: Collection[bytes],
-    limits: Limits,
-) -> Choice:
-    """Choose among packs that are needed.
+) -> dict[bytes, int]:
+    """How many bytes of packs are needed there; 0 where all that is needed is elsewhere as well.
 
     `moved_packs` have tables of where their contents went; `present` are there and stay.
 
@@ -52,18 +51,31 @@ async def choose_packs(
         S3backfsError: a table cannot be read.
     """
     tables = MovedTables(repository.store, repository.keyring)
-    copied = {
-        each
-        for each in candidates
-        if each in moved_packs and await is_copied(tables, marks, each, present)
-    }
+    found = {}
+    for pack_id in needed:
+        if pack_id in moved_packs:
+            found[pack_id] = live_bytes(await uncopied(tables, marks, pack_id, present))
+        else:
+            found[pack_id] = live_bytes(marks.ranges(pack_id))
+    return found
+
+
+def choose_packs(
+    marks: Marks,
+    candidates: Mapping[bytes, PackListed],
+    live: Mapping[bytes, int],
+    epoch: int,
+    limits: Limits,
+) -> Choice:
+    """Choose among packs that are needed; `epoch` is that of the newest key."""
+    copied = {each for each in candidates if not live[each]}
     epochs = marks.epochs()
     uses = [
-        PackUse(pack_id, pack.kind, pack.length_bytes, marks.live_bytes(pack_id), epochs[pack_id])
+        PackUse(pack_id, pack.kind, pack.length_bytes, live[pack_id], epochs[pack_id])
         for pack_id, pack in candidates.items()
         if pack_id not in copied
     ]
-    chosen = _choose(uses, repository.keyring.epoch, limits)
+    chosen = _choose(uses, epoch, limits)
     return Choice(
         tuple(candidates[each] for each in sorted(copied)),
         tuple(candidates[use.pack_id] for use in chosen),

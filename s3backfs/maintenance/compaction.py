@@ -127,22 +127,24 @@ class Compaction:
         lease.check()
 
 
-async def is_copied(
+async def uncopied(
     tables: MovedTables, marks: Marks, pack_id: bytes, present: Container[bytes]
-) -> bool:
-    """Whether a table was stored by a run that ended early, and leads to packs that are there.
+) -> Iterator[Range]:
+    """What is needed of a pack, and is in none of those that its table leads to and are `present`.
+
+    A table was stored by a run that ended early, or what was copied came back into use.
 
     Raises:
         IntegrityError: the table is damaged.
     """
     moved = await tables.load(pack_id)
-    if moved is None:
-        return False
-    for found in marks.ranges(pack_id):
-        plan = plan_moved(moved.ranges, found.pack_offset, found.slice_offset, found.slice_length)
-        if plan is None or not all(_is_there(part.target, present) for part in plan):
-            return False
-    return True
+    ranges = () if moved is None else moved.ranges
+    return (found for found in marks.ranges(pack_id) if not _is_copied(ranges, found, present))
+
+
+def _is_copied(ranges: Sequence[MovedRange], found: Range, present: Container[bytes]) -> bool:
+    plan = plan_moved(ranges, found.pack_offset, found.slice_offset, found.slice_length)
+    return plan is not None and all(_is_there(part.target, present) for part in plan)
 
 
 def _is_there(ref: Ref, present: Container[bytes]) -> bool:

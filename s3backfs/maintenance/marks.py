@@ -108,16 +108,20 @@ class Marks(Scratch):
         for row in self.database.execute(sql, (number,)):
             yield Range(*row)
 
-    def live_bytes(self, pack_id: bytes) -> int:
-        """About how many bytes of a pack are referred to: of a bundle its live slices' share."""
-        live, frame, end = 0, -1, 0
-        for found in self.ranges(pack_id):
-            if found.pack_offset != frame:
-                frame, end = found.pack_offset, 0
-            fresh = max(0, found.slice_offset + found.slice_length - max(end, found.slice_offset))
-            end = max(end, found.slice_offset + found.slice_length)
-            live += found.frame_length * fresh // max(1, found.chunk_length)
-        return live
+
+def live_bytes(ranges: Iterable[Range]) -> int:
+    """About how many stored bytes some ranges are, in order: of a bundle the slices' share.
+
+    It is 0 only without any range.
+    """
+    live, frame, end = 0, -1, 0
+    for found in ranges:
+        if found.pack_offset != frame:
+            frame, end = found.pack_offset, 0
+        fresh = max(0, found.slice_offset + found.slice_length - max(end, found.slice_offset))
+        end = max(end, found.slice_offset + found.slice_length)
+        live += max(1, found.frame_length * fresh // max(1, found.chunk_length))
+    return live
 
 
 def _with_bases(refs: Iterable[Ref]) -> Iterator[Ref]:

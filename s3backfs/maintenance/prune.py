@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import secrets
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ from s3backfs.errors import (
 from s3backfs.format.lease import Condemned, encode_condemned
 from s3backfs.format.refs import ID_BYTES
 from s3backfs.maintenance.agreement import Agreement
-from s3backfs.maintenance.choosing import Limits, choose_packs, older_packs
+from s3backfs.maintenance.choosing import Limits, choose_packs, measure_live, older_packs
 from s3backfs.maintenance.collapsing import collapse_tables
 from s3backfs.maintenance.compaction import Compaction, moved_key
 from s3backfs.maintenance.covering import Covering
@@ -178,18 +178,17 @@ class Prune:
         known = {each for condemned in await self._sets() for each in condemned.packs}
         needed = marks.packs()
         dead = self._aged(packs, set(packs) - needed - known)
-        choice = await choose_packs(
-            self._repository,
-            marks,
-            {each: packs[each] for each in self._aged(packs, needed.intersection(packs) - known)},
-            marking.moved_packs,
-            set(packs) - known,
-            self._limits(),
+        epoch = self._repository.keyring.epoch
+        there = needed.intersection(packs)
+        live = await measure_live(
+            self._repository, marks, there, marking.moved_packs, set(packs) - known
         )
+        candidates = {each: packs[each] for each in self._aged(packs, there - known)}
+        choice = choose_packs(marks, candidates, live, epoch, self._limits())
         poor = choice.packs
-        older = older_packs(marks, self._repository.keyring.epoch)
+        older = older_packs(marks, epoch)
         gone = marking.moved_packs - set(packs) - needed
-        self._note(packs, dead, poor, needed, marks)
+        self._note(packs, dead, poor, live)
         self._note_older(packs, (older & needed & set(packs)) - known, poor)
         if self._options.is_dry_run:
             return None
@@ -232,15 +231,14 @@ class Prune:
         packs: dict[bytes, PackListed],
         dead: set[bytes],
         poor: Sequence[PackListed],
-        needed: set[bytes],
-        marks: Marks,
+        live: Mapping[bytes, int],
     ) -> None:
         result = self._result
         result.packs = len(packs)
         result.packs_bytes = sum(pack.length_bytes for pack in packs.values())
+        # What was cut holds less than is needed of it.
         result.unused_bytes = sum(
-            pack.length_bytes - (marks.live_bytes(pack_id) if pack_id in needed else 0)
-            for pack_id, pack in packs.items()
+            max(0, pack.length_bytes - live.get(pack_id, 0)) for pack_id, pack in packs.items()
         )
         result.condemned_packs = len(dead) + len(poor)
         result.condemned_bytes = sum(packs[each].length_bytes for each in dead)

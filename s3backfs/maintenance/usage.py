@@ -14,8 +14,10 @@ from s3backfs.format.refs import Ref
 from s3backfs.maintenance.epochs import EpochUse, measure_epochs
 from s3backfs.maintenance.shares import Share, Shares
 from s3backfs.maintenance.shelf import Shelved, server_time_ns
+from s3backfs.maintenance.survey import list_packs
 from s3backfs.maintenance.verified import measure_unproven
 from s3backfs.maintenance.walking import Walk
+from s3backfs.maintenance.whereabouts import follow_moved
 from s3backfs.manifest.entry import Entry, extra_of
 from s3backfs.manifest.node import Node
 from s3backfs.reporting import Report
@@ -100,13 +102,14 @@ async def measure(
         nodes = RepositoryNodes(repository)
         walk = Walk(nodes, shares, lambda _, node: _mark(shares, node), report=tell)
         for each in backups:
-            shares.group = numbers[_group(each, group_by)]
+            shares.begin(numbers[_group(each, group_by)])
             top = each.root.top
             if top is not None and top.ref is not None:
                 shares.mark(_with_base(top.ref), is_meta=True)
             await walk.run([top])
         report("listing objects")
         objects = await _look_at_objects(repository.store)
+        await follow_moved(repository, shares, await list_packs(repository.store))
         parts = shares.of_groups()
         rows = [_usage(name, groups[name], parts.get(numbers[name])) for name in groups]
         report("counting packs by key epoch")

@@ -14,13 +14,15 @@ from s3backfs.errors import ConfigurationError
 from s3backfs.maintenance.comparing import Comparison
 from s3backfs.maintenance.finding_paths import find_paths, find_versions
 from s3backfs.maintenance.prices import PRICES_TOML, load_prices, project_costs
+from s3backfs.maintenance.prune import Prune, PruneOptions, PruneResult
 from s3backfs.maintenance.shelf import load_shelf
+from s3backfs.maintenance.trash import unforget
 from s3backfs.maintenance.usage import GroupBy, Usage, measure, puts_count
 from s3backfs.reporting import silent
 from s3backfs.repository.uploading import PART_BYTES
-from tests.crash.machine import Machine
+from tests.crash.machine import MIB, Machine
 
-from .place import Place, new_place
+from .place import Place, large, new_place
 
 pytestmark = pytest.mark.anyio
 
@@ -238,6 +240,87 @@ async def test_unique_bytes_are_what_forgetting_frees(place: Place, name: bytes)
     after = await measured(place, GroupBy.BACKUP)
     freed = before.referenced_bytes - after.referenced_bytes
     assert abs(freed - group.unique_bytes) < 8
+
+
+async def compact(place: Place, name: bytes, options: PruneOptions) -> None:
+    """Forget a backup, and prune."""
+    async with place.machine() as machine:
+        await machine.catalogue.forget(machine.catalogue.backups[name])
+        await machine.repository.end_lease()
+    await prune(place, options)
+
+
+async def prune(place: Place, options: PruneOptions) -> PruneResult:
+    async with place.repository() as repository:
+        return await Prune(repository, options, 64 * MIB, silent).run()
+
+
+async def fill_with(place: Place, name: bytes, *sources: bytes) -> None:
+    """Make a backup of a large file for each source; equal ones are stored once."""
+    async with place.machine() as machine:
+        await machine.make_backup(name)
+        for source in sources:
+            await machine.write_file(name, source, data=large(source))
+        await machine.catalogue.seal(machine.catalogue.backups[name])
+        await machine.repository.end_lease()
+
+
+@pytest.fixture
+async def halved(tmp_path: Path) -> Place:
+    """A place with a pack of which the backup `both` needs all, and `kept` one half."""
+    place = await new_place(tmp_path)
+    await fill_with(place, b"both", b"x", b"y")
+    await fill_with(place, b"kept", b"x")
+    return place
+
+
+async def unused_bytes(place: Place) -> tuple[int, int]:
+    """What a prune and the statistics say of it."""
+    dry = await prune(place, PruneOptions(grace_s=0, is_dry_run=True))
+    return dry.unused_bytes, (await measured(place, GroupBy.BACKUP)).unused_bytes
+
+
+@pytest.mark.parametrize("no_delete", [False, True])
+async def test_what_was_moved_counts_once(halved: Place, no_delete: bool) -> None:
+    """Contents that a prune has copied are those that a later backup refers to at the new place."""
+    await compact(halved, b"both", PruneOptions(grace_s=0, max_unused=0, no_delete=no_delete))
+    assert any(key.startswith("moved/") for key in halved.store.objects)
+    await fill_with(halved, b"again", b"x")
+    usage = await measured(halved, GroupBy.BACKUP)
+    groups = {group.name: group for group in usage.groups}
+    assert groups[b"again"].added_bytes < 100_000
+    assert groups[b"again"].unique_bytes < 100_000
+    assert groups[b"kept"].added_bytes > 3 * MIB
+    assert usage.referenced_bytes <= usage.objects.packs_bytes
+    by_prune, by_stats = await unused_bytes(halved)
+    assert abs(by_prune - by_stats) < 1000
+    assert by_stats < 500_000 or no_delete
+
+
+async def test_what_is_gone_counts_nowhere(halved: Place) -> None:
+    """Bytes of packs that are lost are not stored for anybody."""
+    before = await measured(halved, GroupBy.BACKUP)
+    key = max(halved.store.objects, key=lambda key: len(halved.store.objects[key]))
+    halved.remove(key)
+    after = await measured(halved, GroupBy.BACKUP)
+    assert before.referenced_bytes - after.referenced_bytes > 5 * MIB
+    assert after.referenced_bytes + after.unused_bytes == after.objects.packs_bytes
+
+
+async def test_what_comes_back_after_a_prune_without_deletions(halved: Place) -> None:
+    """What was copied before a backup came back is stored once again after the next prune."""
+    before_bytes = (await measured(halved, GroupBy.BACKUP)).objects.packs_bytes
+    await compact(halved, b"both", PruneOptions(grace_s=0, max_unused=0, no_delete=True))
+    async with halved.repository() as repository:
+        await unforget(repository, [b"both"], silent)
+    by_prune, by_stats = await unused_bytes(halved)
+    assert abs(by_prune - by_stats) < 1000
+    assert by_stats > 3 * MIB
+    for _ in range(2):
+        await prune(halved, PruneOptions(grace_s=0, max_unused=0))
+    usage = await measured(halved, GroupBy.BACKUP)
+    assert usage.objects.packs_bytes < before_bytes + 500_000
+    assert (await halved.check()).damages == []
 
 
 def test_costs(tmp_path: Path) -> None:
