@@ -9,6 +9,7 @@ Source: docs/design.md, "Writers and prune".
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Collection
 from contextlib import suppress
@@ -25,7 +26,7 @@ from s3backfs.errors import (
     S3backfsError,
 )
 from s3backfs.format.lease import Lease
-from s3backfs.repository.leases import LEASES_PREFIX, lease_key, load_leases
+from s3backfs.repository.leases import LEASES_PREFIX, FoundLease, lease_key, load_leases
 from s3backfs.repository.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,15 @@ _SETTLING_S = 5.0
 """What a killed process has sent is stored after so long; its connections ended with it."""
 
 _CLAIM = re.compile(r"leases/([0-9a-f]{32})/prune")
+
+
+def _busy(found: FoundLease) -> str:
+    host, minutes = found.lease.host, math.ceil((found.left_s + 1) / 60)
+    return (
+        f"another prune is at work on {host}; try again when it has ended. If it was killed, one "
+        f"that is started on {host} goes on at once, and here it counts as gone in at most "
+        f"{minutes} min, when its lease has run out"
+    )
 
 
 class Agreement:
@@ -63,16 +73,14 @@ class Agreement:
             await self._end_killed()
         await store.put(_claim_key(self._repository.writer_id), b"prune")
         live = {
-            found.lease.writer: found.lease
+            found.lease.writer: found
             for found in await load_leases(store, self._repository.keyring)
             if found.is_alive and found.lease.writer != self._repository.writer_id
         }
         for writer in await self._claims():
             if writer in live:
                 await self.end()
-                raise RepositoryBusyError(
-                    f"another prune is at work on {live[writer].host}; try again when it has ended"
-                )
+                raise RepositoryBusyError(_busy(live[writer]))
 
     async def end(self) -> None:
         """Withdraw the claim; without this writer's lease it means nothing anyway."""

@@ -220,6 +220,8 @@ class FoundLease:
 
     lease: Lease
     is_alive: bool
+    left_s: float = 0.0
+    """For how long it holds if it is not renewed."""
 
 
 async def load_leases(store: Store, keyring: Keyring) -> list[FoundLease]:
@@ -247,10 +249,10 @@ async def _look_at(store: Store, keyring: Keyring, listed: Listed) -> FoundLease
     if lease.is_dead:
         return FoundLease(lease, is_alive=False)
     if not listed.modified_ns or not fetched.server_time_ns:
-        return FoundLease(lease, is_alive=True)
+        return FoundLease(lease, is_alive=True, left_s=lease.duration_ms / 1000)
     duration_ns = int(min(lease.duration_ms / 1000, LONGEST_LEASE_S) * _NS)
-    age_ns = fetched.server_time_ns - listed.modified_ns
-    return FoundLease(lease, is_alive=age_ns <= duration_ns)
+    left_ns = duration_ns - (fetched.server_time_ns - listed.modified_ns)
+    return FoundLease(lease, is_alive=left_ns >= 0, left_s=left_ns / _NS)
 
 
 def boot_time_s() -> float:
