@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -29,6 +29,7 @@ from s3backfs.maintenance.findings import Damage, What, newer_remedy, pack_remed
 from s3backfs.maintenance.references import References
 from s3backfs.maintenance.shelf import no_backup
 from s3backfs.maintenance.survey import (
+    ROOTS_AT_ONCE,
     TRASH_PREFIX,
     PackListed,
     decode_trashed,
@@ -45,6 +46,7 @@ from s3backfs.repository.leases import LEASES_PREFIX
 from s3backfs.repository.moved import MAX_HOPS, MovedTables, plan_moved
 from s3backfs.repository.packing import pack_key
 from s3backfs.repository.repository import Repository
+from s3backfs.store.together import open_together
 
 ROOT_REMEDY = "bring an older version of the object back, or delete it"
 INDEX_REMEDY = "s3backfs repair index URL"
@@ -100,15 +102,29 @@ class Structure:
         # There and back: a root that is sealed or forgotten meanwhile is met where it went.
         for prefix in (OPEN_PREFIX, SEALED_PREFIX, TRASH_PREFIX, SEALED_PREFIX, OPEN_PREFIX):
             async for page in self._store.list(prefix):
-                for listed in page:
-                    if (listed.key, listed.etag) not in seen:
-                        seen.add((listed.key, listed.etag))
-                        await self._load_root(listed.key, names)
+                fresh = [listed for listed in page if (listed.key, listed.etag) not in seen]
+                seen.update((listed.key, listed.etag) for listed in fresh)
+                await self._load_page([listed.key for listed in fresh], names)
+        # They came as they were answered.
+        self.roots.sort(key=lambda held: held.key)
+        self.damages.sort(key=lambda damage: damage.key)
         for copy in (await list_beside(self._store)).copies:
             await self._guarded(What.ROOT, copy.key, DELETE_REMEDY, self._load_copy(copy, names))
         for name in names:
             if name not in self._met:
                 raise no_backup(name)
+
+    async def _load_page(self, keys: Sequence[str], names: Collection[bytes]) -> None:
+        """Read some roots, several at once."""
+        waiting = iter(keys)
+
+        async def load() -> None:
+            for key in waiting:
+                await self._load_root(key, names)
+
+        async with open_together() as nursery:
+            for _ in range(min(ROOTS_AT_ONCE, len(keys))):
+                nursery.start_soon(load)
 
     async def _load_root(self, key: str, names: Collection[bytes]) -> None:
         async def load() -> None:

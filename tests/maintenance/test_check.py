@@ -16,6 +16,8 @@ from s3backfs.maintenance.leftover_removals import tidy_removals
 from s3backfs.maintenance.prune import Prune, PruneOptions
 from s3backfs.maintenance.trash import unforget
 from s3backfs.maintenance.verified import VERIFIED_PREFIX
+from s3backfs.store.base import Fetched
+from s3backfs.store.memory import MemoryStore
 from tests.crash.machine import MIB
 
 from .place import Place, new_place
@@ -320,3 +322,36 @@ async def test_a_damaged_state_costs_time_only(tmp_path: Path) -> None:
     result = await place.check(CheckOptions(read_share=1, since_s=3600))
     assert result.damages == []
     assert result.read_packs == result.packs
+
+
+class Watched(MemoryStore):
+    """A store that counts how many roots are being read at a time."""
+
+    now_count = 0
+    most_count = 0
+
+    async def get(self, key: str, *, offset: int = 0, length: int | None = None) -> Fetched:
+        if not key.startswith("backups/"):
+            return await super().get(key, offset=offset, length=length)
+        self.now_count += 1
+        self.most_count = max(self.most_count, self.now_count)
+        try:
+            return await super().get(key, offset=offset, length=length)
+        finally:
+            self.now_count -= 1
+
+
+async def test_roots_are_read_side_by_side(tmp_path: Path) -> None:
+    """Roots do not wait for each other, and what is told of them has an order all the same."""
+    place = await new_place(tmp_path)
+    for name in (b"third", b"fourth"):
+        await place.fill(name)
+    watched = Watched()
+    watched._objects = place.store._objects
+    place.store = watched
+    keys = sorted(key for key in watched.objects if key.startswith("backups/"))
+    for key in keys[:3]:
+        place.flip(key, 20)
+    result = await place.check(STRUCTURE)
+    assert watched.most_count == 4
+    assert [each.key for each in result.damages if each.what == What.ROOT] == keys[:3]
