@@ -184,7 +184,12 @@ def describe(backup: Backup) -> dict[str, Any]:
 
 def describe_open(catalogue: Catalogue) -> str:
     """Which open backups a mount has found, for whoever mounts; nothing where there are none."""
-    backups = [each for each in catalogue.backups.values() if not each.is_sealed]
+    backups = [
+        each
+        for each in catalogue.backups.values()
+        # What is rolled back is told apart, and is no other writer's.
+        if not each.is_sealed and each.id not in catalogue.rolled_back
+    ]
     own = [each for each in backups if each.is_own]
     others = [each for each in backups if not each.is_own]
     parts = [f"going on with {_names(own)}"] if own else []
