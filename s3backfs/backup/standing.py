@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import trio
 
 from s3backfs.backup.node import Node
+from s3backfs.backup.picture import Picture
 from s3backfs.errors import OwnershipLostError, S3backfsError
 from s3backfs.manifest.entry import extra_of
 from s3backfs.repository.piece import Piece
 from s3backfs.repository.repository import Repository
-
-if TYPE_CHECKING:
-    from s3backfs.backup.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +26,9 @@ log = logging.getLogger(__name__)
 class Standing:
     """The writer's side of the protocol between writers and prune."""
 
-    def __init__(self, repository: Repository, catalogue: Catalogue) -> None:
+    def __init__(self, repository: Repository, picture: Picture) -> None:
         self._repository = repository
-        self._catalogue = catalogue
+        self._picture = picture
         self._verifying = trio.Lock()
 
     # -- condemned sets ----------------------------------------------------------------------
@@ -59,15 +56,15 @@ class Standing:
         if fresh or not lease.acknowledged.issuperset(in_force):
             self._repository.writer.shun(fresh)
             # From here on nothing refers to them anew; what did before gets into stored roots.
-            await self._catalogue.refresh(is_forced=True)
-            for backup in self._catalogue.own_open():
+            await self._picture.refresh(is_forced=True)
+            for backup in self._picture.own_open():
                 await backup.store_older_references()
             packs = self._repository.condemned.packs
             if any(_needs(node, packs) for node in held_open()):
                 log.info("a removed file that is still open needs condemned packs: prune waits")
                 return
         await lease.acknowledge(in_force)
-        if all(backup.is_settled for backup in self._catalogue.own_open()):
+        if all(backup.is_settled for backup in self._picture.own_open()):
             self._repository.writer.referred.clear()
 
     # -- lapses ------------------------------------------------------------------------------
@@ -99,7 +96,7 @@ class Standing:
         self._check_lost(backup_id)
 
     def _check_lost(self, backup_id: bytes) -> None:
-        for backup in self._catalogue.lost():
+        for backup in self._picture.lost():
             if backup.id == backup_id and backup.failure is not None:
                 raise backup.failure
 
@@ -115,8 +112,8 @@ class Standing:
         _, fresh = await repository.condemned.refresh()
         repository.writer.shun(fresh)
         missing = await repository.writer.find_missing()
-        await self._catalogue.refresh(is_forced=True)
-        for backup in self._catalogue.own_open():
+        await self._picture.refresh(is_forced=True)
+        for backup in self._picture.own_open():
             if (missing and not backup.is_settled) or backup.lost_sources:
                 backup.lose(
                     OwnershipLostError(

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from s3backfs.backup.catalogue import NAME_MAX_BYTES, new_root
+from s3backfs.backup.new_root import NAME_MAX_BYTES, new_root
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.backup.owning import RootWriter
 from s3backfs.backup.roots import HeldRoot
