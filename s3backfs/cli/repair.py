@@ -106,6 +106,9 @@ async def _repair_index(url: str, store: StoreConfig) -> ReindexResult:
 def pack(packs: tuple[str, ...], url: str, as_json: bool, **params: Any) -> int:
     """Copy what is readable in damaged packs, or is found elsewhere, and remove the packs.
 
+    What is lost is looked for in the other packs, where a later backup may have stored it again,
+    and then in the places given. So after the next backup it can help to run it once more.
+
     PACK is a key as `s3backfs check` shows it: data/<id> or meta/<id>. Exit code 20 says that
     something is lost: reading it gives EIO, and the next backup stores it again. Exit code 6 says
     that mounts have not agreed yet: run it again later.
@@ -180,6 +183,8 @@ def _print_mended(result: MendResult) -> None:
     )
     for key in result.deleted_packs:
         click.echo(f"{key}: deleted")
+    for key in result.gone_packs:
+        click.echo(f"{key}: was gone; what was found is read from other packs now")
     for key in result.kept_packs:
         click.echo(f"{key}: stays, and no new backup refers to it")
     for note in result.notes:

@@ -44,7 +44,7 @@ _CLAIM = re.compile(r"leases/([0-9a-f]{32})/prune")
 
 
 def _busy(found: FoundLease) -> str:
-    host, minutes = found.lease.host, math.ceil((found.left_s + 1) / 60)
+    host, minutes = found.lease.host, max(1, math.ceil(found.left_s / 60))
     return (
         f"another prune is at work on {host}; try again when it has ended. If it was killed, one "
         f"that is started on {host} goes on at once, and here it counts as gone in at most "

@@ -1,4 +1,4 @@
-"""Where lost contents may be found again: files of the source, or a copy of the bucket.
+"""Where lost contents may be found: in other packs, in the source, in a copy of the bucket.
 
 Whatever is found is taken only if it has the id of what was lost.
 """
@@ -18,8 +18,10 @@ from s3backfs.errors import IntegrityError, ObjectMissingError
 from s3backfs.format.keys import Keyring
 from s3backfs.format.pack import PackRow, SliceRow
 from s3backfs.format.parameters import ChunkBounds
+from s3backfs.format.refs import Kind, Ref
 from s3backfs.maintenance.content import PackReader
 from s3backfs.maintenance.survey import PackListed
+from s3backfs.manifest.identity import node_id
 from s3backfs.repository.cutting import cut
 from s3backfs.repository.repository import Repository
 from s3backfs.store.base import Store
@@ -121,6 +123,37 @@ def _chunks(path: bytes, bounds: ChunkBounds) -> Iterator[tuple[int, memoryview]
             rest = bytes(data)
             if not fresh:
                 return
+
+
+class OtherPacks:
+    """The repository itself: a later backup may have stored again what was lost."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    async def look_for(self, wanted: Mapping[bytes, int]) -> None:
+        """Nothing is to be prepared: the index knows."""
+
+    async def find(self, pack: PackListed, epoch: int, row: PackRow, part: SliceRow) -> bytes:
+        """Read a content from a pack that is neither damaged nor condemned."""
+        for ref in await self._repository.writer.find_node(part.id):
+            try:
+                data = await self._read(pack.kind, ref)
+            except IntegrityError:
+                continue
+            if self._id(pack.kind, data) == part.id:
+                return data
+        return b""
+
+    async def _read(self, kind: Kind, ref: Ref) -> bytes:
+        reader = self._repository.reader
+        if kind == Kind.META:
+            return await reader.read_node_bytes(ref)
+        return bytes(await reader.read(ref, 0, ref.slice_length))
+
+    def _id(self, kind: Kind, data: bytes) -> bytes:
+        keyring = self._repository.keyring
+        return node_id(data, keyring.logical_id) if kind == Kind.META else keyring.chunk_id(data)
 
 
 class BucketCopy:

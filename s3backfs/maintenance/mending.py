@@ -24,7 +24,7 @@ from s3backfs.format.lease import Condemned, encode_condemned
 from s3backfs.format.refs import ID_BYTES, Kind
 from s3backfs.maintenance.agreement import Agreement
 from s3backfs.maintenance.compaction import store_table
-from s3backfs.maintenance.elsewhere import Elsewhere
+from s3backfs.maintenance.elsewhere import Elsewhere, OtherPacks
 from s3backfs.maintenance.marking import Marking
 from s3backfs.maintenance.marks import Marks
 from s3backfs.maintenance.pack_rows import PackRows
@@ -61,6 +61,8 @@ class MendResult:
     lost: int = 0
     sound_packs: list[str] = field(default_factory=list)
     deleted_packs: list[str] = field(default_factory=list)
+    gone_packs: list[str] = field(default_factory=list)
+    """Those that were not there any more."""
     kept_packs: list[str] = field(default_factory=list)
     waiting_for: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -83,14 +85,15 @@ class PackRepair:
         self._options = options
         self._report = report
         self._agreement = Agreement(repository, options.exceptions)
-        self._salvage = Salvage(repository, PackRows(repository, options.exceptions), elsewhere)
+        places = [OtherPacks(repository), *elsewhere]
+        self._salvage = Salvage(repository, PackRows(repository, options.exceptions), places)
         self._result = MendResult()
 
     async def run(self, keys: Sequence[str]) -> MendResult:
         """Repair the packs under some keys.
 
         Raises:
-            ConfigurationError: a key is not a pack's.
+            ConfigurationError: a key is not a pack's, or nothing knows of the pack.
             S3backfsError: the store did not give or take something; nothing was deleted since.
         """
         await self._lease.renew()
@@ -135,6 +138,8 @@ class PackRepair:
         for number, pack in enumerate(packs):
             self._report(f"reading damaged packs: {number} of {len(packs)}", number, len(packs))
             salvaged = await self._salvage.read(pack)
+            if not (pack.length_bytes or salvaged.lost or salvaged.known):
+                raise ConfigurationError(f"{pack.key}: there is no such pack, and nothing needs it")
             if salvaged.lost or not salvaged.is_table_readable:
                 damaged.append(salvaged)
                 self._result.salvaged += len(salvaged.copies)
@@ -225,6 +230,7 @@ class PackRepair:
         self._lease.check()
         await self._repository.store.delete(keys)
         self._repository.forget_packs([each.pack.pack_id for each in spent])
-        self._result.deleted_packs = keys
+        self._result.deleted_packs = [each.pack.key for each in spent if each.pack.length_bytes]
+        self._result.gone_packs = [each.pack.key for each in spent if not each.pack.length_bytes]
         self._result.kept_packs = [key for key in self._result.kept_packs if key not in keys]
         await tidy_segments(self._repository)

@@ -254,7 +254,10 @@ class Writer:
         self.budget.release(known.piece.length)
 
     async def find_node(self, node_id: bytes) -> list[Ref]:
-        """Every known place of a manifest node; who takes one calls `take_node` at once."""
+        """Every known place of a manifest node, or of another content, by its id.
+
+        Who takes one for a node calls `take_node` at once.
+        """
         await self._learning.wait()
         return self._node_places(node_id)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from s3backfs.errors import FileSystemError, S3backfsError
+from s3backfs.errors import ConfigurationError, FileSystemError, S3backfsError
 from s3backfs.format.lease import Moved, MovedRange, encode_moved
 from s3backfs.format.refs import Kind
 from s3backfs.maintenance.checking import CheckOptions
@@ -162,6 +162,50 @@ async def test_what_is_lost_is_stored_again(tmp_path: Path, no_delete: bool) -> 
         await machine.sync(b"next")
         await machine.repository.end_lease()
     assert await _large(place, b"next") == large(b"hit")
+
+
+async def _store_again(place: Place, name: bytes, source: bytes = b"hit") -> None:
+    """Store contents of a backup in a new one."""
+    async with place.machine() as machine:
+        await machine.make_backup(name)
+        await machine.make(name, b"dir", mode=0o40755)
+        for number in range(3):
+            data = content(source, number)
+            await machine.write_file(name, b"dir", b"small%d" % number, data=data)
+        await machine.write_file(name, b"large", data=large(source))
+        await machine.catalogue.seal(machine.catalogue.backups[name])
+        await machine.repository.end_lease()
+
+
+@pytest.mark.parametrize("is_mended_before", [False, True])
+@pytest.mark.parametrize("is_bundle", [False, True])
+async def test_what_is_stored_again_serves_old_backups(
+    tmp_path: Path, is_bundle: bool, is_mended_before: bool
+) -> None:
+    """A repair finds what a later backup has stored again, whether the pack is there or gone."""
+    place, key = await _damaged(tmp_path, is_bundle=is_bundle)
+    if is_mended_before:
+        lost = (await _mend(place, key)).lost
+    else:
+        lost = 3 if is_bundle else 1
+        place.remove(key)
+    await _store_again(place, b"next")
+    assert (await place.check()).damages
+    result = await _mend(place, key)
+    assert (result.lost, result.recreated >= lost > 0) == (0, True)
+    assert (result.deleted_packs, result.gone_packs, result.kept_packs) == ([], [key], [])
+    assert (await _small(place), await _large(place)) == (content(b"hit", 1), large(b"hit"))
+    assert (await place.check()).damages == []
+
+
+async def test_a_pack_that_nothing_knows_is_refused(tmp_path: Path) -> None:
+    """A key of no pack changes nothing, and says so."""
+    place = await new_place(tmp_path)
+    async with place.repository() as repository:
+        mending = PackRepair(repository, OPTIONS, [], lambda *_: None)
+        with pytest.raises(ConfigurationError, match="there is no such pack"):
+            await mending.run(["data/" + "0" * 32])
+    assert not [key for key in place.store.objects if key.startswith(("moved/", "prune/"))]
 
 
 async def _mend_anew(place: Place, key: str) -> set[str]:

@@ -215,7 +215,7 @@ async def test_nothing_comes_back_while_prune_is_at_work(place: Place) -> None:
     async with place.repository() as pruning, place.repository() as restoring:
         prune = Agreement(pruning)
         await prune.begin()
-        with pytest.raises(RepositoryBusyError, match="gone in at most 11 min"):
+        with pytest.raises(RepositoryBusyError, match="gone in at most 10 min"):
             await unforget(restoring, [b"hit"], lambda *_: None)
         assert len(objects(place, "trash/")) == 1
         await prune.end()
