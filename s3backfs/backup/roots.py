@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
 
 from s3backfs.backup.copies import Copy
-from s3backfs.errors import IntegrityError
+from s3backfs.errors import IntegrityError, ObjectMissingError, RepositoryExistsError
 from s3backfs.format.keys import Keyring
 from s3backfs.format.root import Root, decode_root
 from s3backfs.repository.repository import Repository
@@ -60,6 +61,17 @@ async def load_root(store: Store, keyring: Keyring, key: str) -> HeldRoot:
     if not key.endswith("/" + keyring.encode_name(root.name)):
         raise IntegrityError("the root belongs to another name", key=key)
     return HeldRoot(root, key, fetched.etag)
+
+
+async def check_absent(store: Store, key: str) -> None:
+    """Refuse a name that has a root already.
+
+    Raises:
+        RepositoryExistsError: it has.
+    """
+    with suppress(ObjectMissingError):
+        await store.head(key)
+        raise RepositoryExistsError("another writer has just taken this name")
 
 
 async def load_copy(store: Store, keyring: Keyring, copy: Copy) -> Root:

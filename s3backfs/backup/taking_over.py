@@ -10,9 +10,10 @@ import logging
 
 import trio
 
+from s3backfs.backup.ages import base_age
 from s3backfs.backup.backup import Backup, printable
 from s3backfs.backup.finding import load_all, look
-from s3backfs.backup.owning import RootWriter, base_age, rolled_back
+from s3backfs.backup.owning import RootWriter
 from s3backfs.backup.picture import REFRESH_S, Picture
 from s3backfs.backup.roots import HeldRoot
 from s3backfs.errors import (
@@ -21,6 +22,7 @@ from s3backfs.errors import (
     RolledBackError,
     S3backfsError,
 )
+from s3backfs.format.root import Root
 from s3backfs.repository.leases import has_run_out
 from s3backfs.repository.repository import Repository
 from s3backfs.repository.root_memory import Age
@@ -126,7 +128,7 @@ class TakingOver:
             # One that was renamed just then stands under a name that was not listed yet.
             await self._picture.refresh(is_forced=True)
         for backup in self._older():
-            error = rolled_back(backup.root, self._remembered[backup.id])
+            error = _rolled_back(backup.root, self._remembered[backup.id])
             log.error("%s", error)
             self.rolled_back[backup.id] = error
             backup.is_own, backup.claim = False, None
@@ -142,6 +144,17 @@ class TakingOver:
             for each in backups
             if not each.is_sealed and newest[each.id] < self._remembered[each.id]
         ]
+
+
+def _rolled_back(root: Root, remembered: Age) -> RolledBackError:
+    """Say that an open root is older than the one that this machine stored last."""
+    name = root.name.decode("utf-8", "backslashreplace")
+    (epoch, sequence), (was_epoch, was_sequence) = base_age(root), remembered
+    return RolledBackError(
+        f"open backup {name} is older than this machine has left it (epoch {epoch}, root "
+        f"{sequence}; it was {was_epoch}, {was_sequence}): somebody has put an old root back; it "
+        "stays as it is, and mount --take-over goes on from there"
+    )
 
 
 # -- what was interrupted --------------------------------------------------------------------
