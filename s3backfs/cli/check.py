@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,11 @@ from s3backfs.store.location import parse_url
 
 if TYPE_CHECKING:
     from s3backfs.maintenance.checking import CheckOptions
-    from s3backfs.maintenance.findings import CheckResult
+    from s3backfs.maintenance.findings import CheckResult, Damage
 
 PATHS_SHOWN = 20
+PATHS_MAX_COUNT = 1000
+"""So many names of each backup are kept; the rest is counted."""
 _DAY_S = 24 * 3600
 
 
@@ -144,21 +146,35 @@ def _as_json(result: CheckResult) -> dict[str, Any]:
 
 
 def _print(result: CheckResult) -> None:
-    for damage in result.damages:
-        where = f"{damage.key} at byte {damage.offset}" if damage.offset else damage.key
-        how = "unknown" if damage.is_newer else "damaged"
-        click.echo(f"{how} {damage.what}: {where}: {damage.message}")
+    for line in damage_lines(result.damages):
+        click.echo(line)
     for affected in result.affected:
         click.echo(f"backup {printable(affected.backup)}: {affected.paths_count} names affected")
         for path in affected.paths[:PATHS_SHOWN]:
             click.echo(f"  {printable(path)}")
         if affected.paths_count > PATHS_SHOWN:
-            click.echo("  ... (--json lists more)")
+            more_count = affected.paths_count - PATHS_SHOWN
+            click.echo(f"  ... and {more_count} more (--json lists up to {PATHS_MAX_COUNT})")
     for remedy in dict.fromkeys(damage.remedy for damage in result.damages):
         click.echo(f"remedy: {remedy}")
     for text in result.notes:
         click.echo(f"note: {text}")
     _print_sums(result)
+
+
+def damage_lines(damages: Iterable[Damage]) -> Iterator[str]:
+    """Write one line for all that is wrong with an object in the same way: a pack may be gone."""
+    alike: dict[tuple[str, ...], list[Damage]] = {}
+    for damage in damages:
+        how = "unknown" if damage.is_newer else "damaged"
+        alike.setdefault((how, damage.what, damage.key, damage.message), []).append(damage)
+    for (how, what, key, message), found in alike.items():
+        first = min(damage.offset for damage in found)
+        if len(found) > 1:
+            yield f"{how}: {len(found)} {what}s of {key}, the first at byte {first}: {message}"
+        else:
+            where = f"{key} at byte {first}" if first else key
+            yield f"{how} {what}: {where}: {message}"
 
 
 def _print_sums(result: CheckResult) -> None:

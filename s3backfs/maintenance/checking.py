@@ -25,6 +25,7 @@ from s3backfs.maintenance.content import PackReader, rows_of_refs
 from s3backfs.maintenance.findings import CheckResult, Damage, What, newer_remedy, pack_remedy
 from s3backfs.maintenance.missing import find_missing
 from s3backfs.maintenance.references import References
+from s3backfs.maintenance.stored_again import note_stored_again
 from s3backfs.maintenance.structure import Structure
 from s3backfs.maintenance.survey import PackListed
 from s3backfs.maintenance.verified import VerifiedState
@@ -95,6 +96,7 @@ class Check:
         result.damages = structure.damages
         result.notes += incomplete_backups(structure)
         result.notes += unindexed_packs(structure)
+        result.notes += await note_stored_again(self._repository, structure)
         if not self._options.names:
             result.damages += await find_missing(self._repository, structure)
         packs = structure.packs.values()

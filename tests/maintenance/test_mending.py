@@ -189,8 +189,13 @@ async def test_what_is_stored_again_serves_old_backups(
     else:
         lost = 3 if is_bundle else 1
         place.remove(key)
+    assert (await place.check()).notes == []
     await _store_again(place, b"next")
-    assert (await place.check()).damages
+    checked = await place.check()
+    assert checked.damages
+    told = [note for note in checked.notes if f"s3backfs repair pack {key} URL" in note]
+    assert len(told) == 1
+    assert told[0].startswith(f"{lost} of {lost} " if is_mended_before else "6 of 6 ")
     result = await _mend(place, key)
     assert (result.lost, result.recreated >= lost > 0) == (0, True)
     assert (result.deleted_packs, result.gone_packs, result.kept_packs) == ([], [key], [])
