@@ -7,14 +7,11 @@ the kernel lets go -> open files settle -> checkpoint, seal -> repository closes
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -28,38 +25,34 @@ from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.config import MountConfig, make_private_dir
 from s3backfs.control import Progress, serve_control, socket_path
 from s3backfs.errors import (
-    FuseUnavailableError,
     MountpointError,
     NewerKeyError,
     OldKeysError,
     RepositoryError,
     S3backfsError,
 )
-from s3backfs.format.parameters import Parameters
 from s3backfs.fs.control_files import ControlFiles
 from s3backfs.fs.files import Files
 from s3backfs.fs.filesystem import FileSystem
 from s3backfs.fs.root import RootDirectory
 from s3backfs.fs.timer import run_checkpoints
 from s3backfs.fs.verbs import Condition, Finish, Verbs, describe_open, finish_backups
-from s3backfs.fuse.door import Door
-from s3backfs.fuse.place import is_on_top
+from s3backfs.fuse.mountpoint import Mountpoint
 from s3backfs.fuse.polling import poll_before_sleeping
-from s3backfs.fuse.unmounting import note_helper, run_unmount
+from s3backfs.fuse.unmounting import note_helper
 from s3backfs.key_service import unwrapper
 from s3backfs.memory import bound_allocator
+from s3backfs.mount_parts import opened_store, reading_policies, repository_options
 from s3backfs.repository.opening import OpenedRepository, open_repository
 from s3backfs.repository.pins import check_place
-from s3backfs.repository.repository import Repository, RepositoryOptions, open_for_mount
+from s3backfs.repository.repository import Repository, open_for_mount
 from s3backfs.service import notify_service
-from s3backfs.store.around import Policy, WrappedStore
+from s3backfs.store.around import WrappedStore
 from s3backfs.store.base import Store
 from s3backfs.store.counting import Counting
 from s3backfs.store.location import parse_url
-from s3backfs.store.open import open_store
 from s3backfs.store.retrying import Impatient, Outage, Retrying
 from s3backfs.store.together import both
-from s3backfs.store.unlisted import Unlisted
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +64,6 @@ SWITCH_INTERVAL_S = 0.0005
 
 TASKS_MAX_COUNT = 1024
 """So many requests may wait for S3 at once before the next one is not even read."""
-
-CLOSING_DEADLINE_S = 10.0
 
 LETTING_GO_S = 5.0
 """How long the kernel may take to end the connection after the mount is gone."""
@@ -102,7 +93,7 @@ class _Mount:
         self._counting = Counting()
         self._keep_open = config.keep_open
         self._is_signalled = False
-        self._device: int | None = None
+        self._mountpoint = Mountpoint(config.mountpoint, config.url)
         self._torn: set[bytes] = set()
         self._roots: RootObjects | None = None
         self._finished = trio.Event()
@@ -114,7 +105,7 @@ class _Mount:
         passphrase = passphrase and functools.cache(passphrase)
         location = parse_url(self._config.url)
         self._condition = Condition(location.url)
-        async with _opened_store(self._config) as raw:
+        async with opened_store(self._config) as raw:
             counted = WrappedStore(raw, self._counting)
             # A person looks on: they hear soon that S3 is away. Later, writers wait for it.
             patience_s = min(PATIENCE_S, self._config.retry_for_s)
@@ -130,7 +121,7 @@ class _Mount:
                 raise opened
             self._roots = roots if isinstance(roots, RootObjects) else None
             patience = Retrying(patience_s, on_change=self._note_outage)
-            store = WrappedStore(counted, patience, *self._reading_policies())
+            store = WrappedStore(counted, patience, *reading_policies(self._config))
             newer = await self._run_on(store, opened, patience, on_ready, is_sure=False)
             if newer is not None:
                 # Another machine may have rotated the key after it was read here.
@@ -153,7 +144,7 @@ class _Mount:
 
         Where it `is_sure` that there is no newer one to be had, reading goes on without it.
         """
-        options = _repository_options(self._config, opened.parameters)
+        options = repository_options(self._config, opened.parameters)
         async with open_for_mount(store, opened, options) as repository:
             filesystem = await self._build(repository)
             newer = newest_named(filesystem.catalogue.damaged.values())
@@ -188,11 +179,6 @@ class _Mount:
         )
         check_place(self._config.state_dir, store, opened.keyring)
         return opened
-
-    def _reading_policies(self) -> list[Policy]:
-        # Who restores one backup may have credentials that list nothing.
-        is_one_read = self._config.is_read_only and self._config.backup is not None
-        return [Unlisted("data/", "meta/", "moved/")] if is_one_read else []
 
     def _note_outage(self, outage: Outage | None) -> None:
         self._condition.outage = outage
@@ -230,7 +216,7 @@ class _Mount:
     async def _serve(self, filesystem: FileSystem, on_ready: OnReady) -> None:
         config = self._config
         runtime_dir = make_private_dir(config.runtime_dir)
-        with _mounted(filesystem, config, self._is_on_top):
+        with self._mountpoint.held(filesystem, config.fuse_options):
             poll_before_sleeping()
             async with trio.open_nursery() as nursery:
                 control = socket_path(config.mountpoint, runtime_dir)
@@ -245,7 +231,7 @@ class _Mount:
                     )
                 await nursery.start(self._watch_signals)
                 nursery.start_soon(self._run_loop)
-                self._device = await _wait_until_it_answers(config)
+                await self._mountpoint.wait_until_it_answers()
                 await trio.to_thread.run_sync(note_helper, config.url, config.mountpoint)
                 log.info("%s is mounted on %s", config.url, config.mountpoint)
                 on_ready(self._notes(filesystem))
@@ -335,7 +321,7 @@ class _Mount:
         """
         keep_open_before, self._keep_open = self._keep_open, self._keep_open or keep_open
         try:
-            await trio.to_thread.run_sync(self._unmount)
+            await trio.to_thread.run_sync(self._mountpoint.unmount)
         except MountpointError:
             self._keep_open = keep_open_before
             raise
@@ -343,26 +329,6 @@ class _Mount:
             await self._ended.wait()
         # Another mount namespace, or files open in a mount that was detached, may still hold it.
         self._end()
-
-    def _is_on_top(self) -> bool:
-        """Whether unmounting by path would reach this mount and nothing else."""
-        return self._device is None or is_on_top(self._config.mountpoint, self._device)
-
-    def _unmount(self) -> None:
-        """Take the mount out of the tree; it may be out of it already.
-
-        Raises:
-            MountpointError: it is busy.
-        """
-        if not self._is_on_top():
-            return
-        done = run_unmount(self._config.mountpoint, lazily=False)
-        if done.returncode and self._is_on_top():
-            text = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["?"]
-            raise MountpointError(
-                f"{self._config.mountpoint} cannot be unmounted ({text[0]}); close what is open "
-                "there (see: fuser -vm) and try again"
-            )
 
     # -- the end -----------------------------------------------------------------------------
 
@@ -372,8 +338,8 @@ class _Mount:
         self._filesystem.repository.note_finishing()
         notify_service("STOPPING=1")
         log.info("finishing: %s", self._verbs.progress_line())
-        if self._is_signalled and self._is_on_top():
-            await trio.to_thread.run_sync(_unmount_lazily, self._config)
+        if self._is_signalled and self._mountpoint.is_on_top():
+            await trio.to_thread.run_sync(self._mountpoint.unmount_lazily)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._verbs.tell_progress, self._log_progress)
             self._finish = await finish_backups(
@@ -395,75 +361,6 @@ class _Mount:
 
     async def _log_progress(self, text: str) -> None:
         log.info("finishing: %s", text)
-
-
-# -- parts -----------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def _opened_store(config: MountConfig) -> AsyncIterator[Store]:
-    settings = config.store
-    store = open_store(
-        parse_url(config.url),
-        endpoint_url=settings.endpoint_url,
-        path_style=settings.path_style,
-        region=settings.region,
-        profile=settings.profile,
-        credentials_file=settings.credentials_file,
-        ca_bundle=settings.ca_bundle,
-        max_connections=settings.connections,
-        sse=settings.sse,
-        sse_c_key_file=settings.sse_c_key_file,
-    )
-    try:
-        yield store
-    finally:
-        with trio.move_on_after(CLOSING_DEADLINE_S, shield=True):
-            await store.aclose()
-
-
-def _repository_options(config: MountConfig, parameters: Parameters) -> RepositoryOptions:
-    chosen = config.compression
-    return RepositoryOptions(
-        state_dir=make_private_dir(config.state_dir),
-        cache_dir=make_private_dir(config.cache_dir),
-        cache_bytes=config.cache_bytes,
-        memory_bytes=config.memory_bytes,
-        is_read_only=config.is_read_only,
-        lease_s=config.lease_s,
-        level=chosen.level if chosen else parameters.compression_level,
-    )
-
-
-@contextlib.contextmanager
-def _mounted(filesystem: FileSystem, config: MountConfig, is_on_top: Callable[[], bool]) -> Any:
-    """Hold the mount; whatever happens it is gone afterwards, and no other one is."""
-    options = {"default_permissions", *config.fuse_options}
-    options |= {"fsname=" + config.url, "subtype=s3backfs"}
-    try:
-        pyfuse3.init(Door(filesystem), os.fspath(config.mountpoint), options)
-    except RuntimeError as error:
-        raise FuseUnavailableError(
-            f"cannot mount at {config.mountpoint}: FUSE refused; check /dev/fuse, fusermount3 and "
-            "the -o options (allow_other needs user_allow_other in /etc/fuse.conf)"
-        ) from error
-    try:
-        yield
-    finally:
-        pyfuse3.close(unmount=is_on_top())
-
-
-async def _wait_until_it_answers(config: MountConfig) -> int:
-    """Wait, and return the number of the mount's device."""
-    try:
-        return (await trio.to_thread.run_sync(os.stat, config.mountpoint)).st_dev
-    except OSError as error:
-        raise MountpointError(f"{config.mountpoint} does not answer: {error.strerror}") from error
-
-
-def _unmount_lazily(config: MountConfig) -> None:
-    with contextlib.suppress(OSError):
-        run_unmount(config.mountpoint, lazily=True)
 
 
 __all__ = ["S3backfsError", "run_mount"]
