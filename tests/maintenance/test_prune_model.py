@@ -20,6 +20,7 @@ import trio
 
 from s3backfs.backup.backup import Backup
 from s3backfs.errors import (
+    ConfigurationError,
     FileSystemError,
     IntegrityError,
     LeaseLapsedError,
@@ -354,6 +355,11 @@ class Play:
                 self._count("repairs")
         except* (RepositoryBusyError, LeaseLapsedError):
             self._count("repairs refused")
+        except* ConfigurationError:
+            # A prune was faster: the pack is gone, and nothing needs it.
+            assert loss.key not in self.world.memory.objects
+            loss.is_mended = True
+            self._count("repairs not needed")
         finally:
             self.prunes_count -= 1
 
