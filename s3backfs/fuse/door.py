@@ -1,4 +1,4 @@
-"""The door: every kernel request is one call inside, and every error leaves as an errno.
+"""The door: every kernel request is one call inside; `answering.py` makes errors errnos.
 
 Source: libfuse's fuse_lowlevel.h; pyfuse3's `Operations`.
 """
@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import errno
 import functools
-import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Sequence
+from typing import cast
 
 import pyfuse3
 from pyfuse3 import (
@@ -30,7 +29,6 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from s3backfs.backup.backup import printable
 from s3backfs.backup.node import Node
 from s3backfs.errors import FileSystemError, S3backfsError
 from s3backfs.fs import attributes, control_files, namespace
@@ -41,53 +39,14 @@ from s3backfs.fs.root import CONTROL_NAME
 from s3backfs.fs.tags import is_tag_xattr
 from s3backfs.fs.versions import VERSIONS_NAME, VersionView
 from s3backfs.fuse import replies
+from s3backfs.fuse.answering import log_unreadable, request
 from s3backfs.fuse.directories import Directories
 from s3backfs.fuse.groups import is_member
 from s3backfs.fuse.opening import open_info
-from s3backfs.fuse.refusals import note_refused
 from s3backfs.fuse.version_inodes import VERSIONS_NUMBER, VersionInodes
-
-log = logging.getLogger(__name__)
-
-F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 ROOT = pyfuse3.ROOT_INODE
 _CONTROL_NUMBERS = (control_files.DIRECTORY_NUMBER, control_files.STATUS_NUMBER)
-
-
-def request(handler: F) -> F:
-    """Let nothing but FUSEError out of a handler, and never ENOSYS.
-
-    An exception that nobody expected is logged with its traceback and answers EIO: it must not end
-    the loop, and an ENOSYS would be taken as success ever after.
-    """
-    name = handler.__name__
-
-    @functools.wraps(handler)
-    async def guarded(*arguments: Any) -> Any:
-        try:
-            return await handler(*arguments)
-        except FUSEError:
-            raise
-        except FileSystemError as error:
-            raise FUSEError(error.errno_code) from None
-        except Exception as error:
-            note_refused(arguments[0]._fs, name, arguments, error)
-            raise FUSEError(_logged_errno(name, arguments, error)) from error
-
-    return cast(F, guarded)
-
-
-def _logged_errno(request: str, arguments: tuple[Any, ...], error: Exception) -> int:
-    if isinstance(error, S3backfsError):
-        log.error("%s: %s", request, error)
-        return error.errno_code
-    if isinstance(error, OSError):
-        log.error("%s: %s", request, error)
-        code = error.errno if error.errno != errno.ENOSYS else None
-        return code or errno.EIO
-    log.error("%s%r failed unexpectedly", request, arguments[1:3], exc_info=error)
-    return errno.EIO
 
 
 class Door(pyfuse3.Operations):
@@ -376,7 +335,7 @@ class Door(pyfuse3.Operations):
             return cast(bytes, await files.read(handle, off, size))
         except S3backfsError as error:
             if not isinstance(error, FileSystemError):
-                log.error("reading %s: %s", _path(handle.node), error)
+                log_unreadable(handle.node, error)
                 raise FUSEError(error.errno_code) from error
             raise
 
@@ -423,28 +382,9 @@ class Door(pyfuse3.Operations):
 
     @request
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        reply = StatvfsData()
-        reply.f_bsize = reply.f_frsize = replies.BLOCK_BYTES
-        backups = self._fs.catalogue.backups.values()
-        used = sum(backup.root.statistics.stored_bytes for backup in backups)
-        names = sum(backup.root.statistics.entries for backup in backups)
-        used_blocks = used // replies.BLOCK_BYTES
-        # The bucket has no end: as much as 1 PiB is always said to be free.
-        reply.f_bfree = reply.f_bavail = 2**50 // replies.BLOCK_BYTES
-        reply.f_blocks = used_blocks + reply.f_bfree
-        reply.f_ffree = reply.f_favail = 2**40
-        reply.f_files = names + reply.f_ffree
-        reply.f_namemax = namespace.NAME_MAX_BYTES
-        return reply
+        roots = [backup.root for backup in self._fs.catalogue.backups.values()]
+        return replies.space(roots)
 
 
 def _caller(ctx: RequestContext) -> Caller:
     return Caller(ctx.uid, ctx.gid, ctx.umask)
-
-
-def _path(node: Node) -> str:
-    place = next(node.places(), None)
-    if place is None:
-        return f"an unlinked file of {printable(node.backup.name)}"
-    parts = [node.backup.name, *place[0].components(), place[1]]
-    return printable(b"/".join(parts))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import stat
 import zlib
+from collections.abc import Sequence
 
 import pyfuse3
-from pyfuse3 import EntryAttributes
+from pyfuse3 import EntryAttributes, StatvfsData
 
 from s3backfs.backup.node import Node
+from s3backfs.format.root import Root
 from s3backfs.fs import control_files
 from s3backfs.fs.joining import link_count
 from s3backfs.fs.privileges import has_privileges
 from s3backfs.manifest.entry import Entry, block_count
+from s3backfs.manifest.keys import NAME_MAX_BYTES
 
 FOREVER_S = 10 * 365 * 24 * 3600.0
 FOREIGN_S = 5.0
@@ -110,4 +113,18 @@ def control_attributes(number: int, uid: int, gid: int) -> EntryAttributes:
     reply.st_blksize = IO_BLOCK_BYTES
     reply.st_atime_ns = reply.st_mtime_ns = reply.st_ctime_ns = _CONTROL_TIME_NS
     reply.attr_timeout = reply.entry_timeout = FOREIGN_S
+    return reply
+
+
+def space(roots: Sequence[Root]) -> StatvfsData:
+    """What statfs(2) shows of some backups together."""
+    reply = StatvfsData()
+    reply.f_bsize = reply.f_frsize = BLOCK_BYTES
+    used_blocks = sum(root.statistics.stored_bytes for root in roots) // BLOCK_BYTES
+    # The bucket has no end: as much as 1 PiB is always said to be free.
+    reply.f_bfree = reply.f_bavail = 2**50 // BLOCK_BYTES
+    reply.f_blocks = used_blocks + reply.f_bfree
+    reply.f_ffree = reply.f_favail = 2**40
+    reply.f_files = sum(root.statistics.entries for root in roots) + reply.f_ffree
+    reply.f_namemax = NAME_MAX_BYTES
     return reply
