@@ -13,8 +13,8 @@ import msgspec
 from s3backfs.backup.node import Node
 from s3backfs.errors import FileSystemError
 from s3backfs.fs import acl, tags
-from s3backfs.fs.content import check_size
 from s3backfs.fs.files import Files
+from s3backfs.fs.lengths import check_size
 from s3backfs.manifest.entry import Entry, extra_of, with_extra
 
 XATTR_MAX_BYTES = 64 * 1024

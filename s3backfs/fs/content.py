@@ -6,7 +6,6 @@ back are pieces that extents point at. Reads see all three layers at once, newes
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 
 import msgspec
@@ -14,9 +13,9 @@ import trio
 
 from s3backfs.backup.content_tree import ExtentReader, merge_extents
 from s3backfs.backup.node import Node
-from s3backfs.errors import FileSystemError
 from s3backfs.format.parameters import ChunkBounds
 from s3backfs.fs.buffer import Crowd, Segment, WriteBuffer, copy_over, plan_parts
+from s3backfs.fs.read_order import ReadOrder
 from s3backfs.manifest.entry import (
     EXTENTS_MAX_INLINE,
     INLINE_MAX_BYTES,
@@ -50,16 +49,6 @@ INLINE_CUT_BYTES = 256 * 1024
 """Smaller segments are cut without a thread."""
 
 
-AHEAD_BYTES = 32 * 1024 * 1024
-"""How far a sequential reader of a large file is read ahead of."""
-
-READS_BEFORE = 2
-NEAR_BYTES = 1024 * 1024
-"""The kernel has several reads under way, which may come in any order."""
-
-SMALL_FILE_BYTES = 1024 * 1024
-
-
 class FileContent:
     """One file's bytes while somebody has it open, or until what was written is settled.
 
@@ -68,7 +57,6 @@ class FileContent:
     """
 
     __slots__ = (
-        "_ahead_to",
         "_buffer",
         "_extents",
         "_flushing",
@@ -77,8 +65,7 @@ class FileContent:
         "_lock",
         "_node",
         "_placed",
-        "_read_to",
-        "_reads_in_order",
+        "_read_order",
         "_repository",
         "_tree",
         "is_direct",
@@ -95,9 +82,7 @@ class FileContent:
         self._extents = ExtentMap(entry.extents, is_overlay=self._tree is not None)
         self._is_touched = False
         self._placed = 0
-        self._read_to = 0
-        self._reads_in_order = 0
-        self._ahead_to = 0
+        self._read_order = ReadOrder()
         self.is_direct = False
 
     # -- reading -----------------------------------------------------------------------------
@@ -129,21 +114,12 @@ class FileContent:
         """Fetch what a sequential reader will ask for next: of this file, or of the next ones."""
         if offset == 0:
             await self._node.backup.ahead.note_read(self._node)
-        if size <= SMALL_FILE_BYTES:
+        ahead = self._read_order.plan_ahead(offset, length, size)
+        if ahead is None:
             return
-        is_near = abs(offset - self._read_to) <= NEAR_BYTES
-        self._read_to = offset + length
-        self._reads_in_order = self._reads_in_order + 1 if is_near else 0
-        if not is_near:
-            self._ahead_to = 0
-        if self._reads_in_order < READS_BEFORE or self._ahead_to >= offset + AHEAD_BYTES // 2:
-            return
-        start, end = max(self._ahead_to, offset), min(offset + AHEAD_BYTES, size)
-        # Set before the await: reads come several at once.
-        self._ahead_to = end
 
         async def look() -> None:
-            plan = await self._plan(start, end - start, size)
+            plan = await self._plan(ahead.start, len(ahead), size)
             self._repository.prefetch([extent.content for extent in plan if extent.content])
 
         if self._tree is None:
@@ -422,13 +398,3 @@ def _cut(view: memoryview, bounds: ChunkBounds, is_final: bool) -> list[memoryvi
 
 def _padded(data: bytes, length: int) -> bytes:
     return data if len(data) == length else data.ljust(length, b"\0")
-
-
-def check_size(size: int) -> None:
-    """Refuse a file size that no manifest can hold.
-
-    Raises:
-        FileSystemError: EFBIG.
-    """
-    if size > MAX_FILE_BYTES:
-        raise FileSystemError(errno.EFBIG)

@@ -11,7 +11,8 @@ import trio
 
 from s3backfs.backup.node import Node
 from s3backfs.errors import FileSystemError, S3backfsError
-from s3backfs.fs.content import FileContent, check_size
+from s3backfs.fs.content import FileContent
+from s3backfs.fs.lengths import check_size
 from s3backfs.fs.privileges import drop_privileges
 from s3backfs.repository.repository import Repository
 

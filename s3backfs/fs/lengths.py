@@ -1,4 +1,4 @@
-"""Names and keys within the bounds of the format, also when a directory moves with all in it."""
+"""Names, keys and sizes in the bounds of the format, also when a directory moves with all in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from s3backfs.backup.node import Directory, Moving, Node
 from s3backfs.errors import FileSystemError
+from s3backfs.manifest.entry import MAX_FILE_BYTES
 from s3backfs.manifest.keys import (
     KEY_MAX_BYTES,
     NAME_MAX_BYTES,
@@ -31,6 +32,16 @@ def check_name(parent: Node, name: bytes) -> None:
         raise FileSystemError(errno.ENOENT)
     if parent.prefix_bytes() + 1 + len(name) > KEY_MAX_BYTES:
         raise FileSystemError(errno.ENAMETOOLONG)
+
+
+def check_size(size: int) -> None:
+    """Refuse a file size that no manifest can hold.
+
+    Raises:
+        FileSystemError: EFBIG.
+    """
+    if size > MAX_FILE_BYTES:
+        raise FileSystemError(errno.EFBIG)
 
 
 class Move:
