@@ -9,6 +9,7 @@ Source: docs/format.md, "repository.json", "Slots of holders".
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from s3backfs.repository.keyslots import (
     put_new,
     was_removed_here,
 )
+from s3backfs.repository.leases import LEASES_PREFIX
 from s3backfs.repository.local_state import check_epoch, remember_removed
 from s3backfs.repository.new_keys import NewKey, make_holder
 from s3backfs.repository.opening import get_small
@@ -152,6 +154,9 @@ def _seal(keyring: Keyring, holder: Holder) -> tuple[str, bytes]:
 
 async def _replace_parameters(store: Store, before: bytes, etag: str, written: bytes) -> bool:
     """Replace repository.json if nobody else has; whether it is ours now."""
+    if store.has_conditional_put is None:
+        # Some servers take an etag in one way of writing it only.
+        await store.probe(f"{LEASES_PREFIX}{secrets.token_hex(16)}/probe")
     # For stores without conditions: this look makes the window small, it does not close it.
     if await get_small(store, REPOSITORY_KEY) != before:
         return False

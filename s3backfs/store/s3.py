@@ -14,6 +14,7 @@ from typing import TypeVar
 import trio
 
 from s3backfs.errors import (
+    DeniedError,
     ObjectMissingError,
     PreconditionFailedError,
     StoreError,
@@ -44,6 +45,7 @@ from s3backfs.store.probing import (
 from s3backfs.store.s3_client import S3Settings, make_client
 from s3backfs.store.s3_errors import LIBRARY_ERRORS, Place, translate
 from s3backfs.store.s3_renewal import Renewal, as_passing, is_renewable
+from s3backfs.store.together import open_together
 
 __all__ = ["S3Settings", "S3Store"]
 
@@ -71,6 +73,8 @@ class S3Store:
         self._threads = trio.CapacityLimiter(settings.max_connections)
         self._has_conditional_put: bool | None = None
         self._quote_etags = True
+        self._may_list = True
+        self._deletes_many = True
 
     @property
     def url(self) -> str:
@@ -150,10 +154,34 @@ class S3Store:
         translated = translate(error, self._bucket.place, key=key)
         return as_passing(error, translated) if self._has_answered else translated
 
+    async def read(self, request: Callable[[], T], key: str) -> T:
+        """Ask for an object; where that is denied and a listing shows none, it is missing.
+
+        A right to list that is bound to a prefix does not count when a server decides whether it
+        may say that there is no such object: neither Amazon nor Ceph says it then.
+        """
+        try:
+            return await self.run(request, key, is_write=False)
+        except DeniedError as error:
+            if not await self._is_unlisted(key):
+                raise
+            raise ObjectMissingError("no such object", key=key) from error
+
+    async def _is_unlisted(self, key: str) -> bool:
+        """Whether a listing proves that there is no such object."""
+        if not self._may_list:
+            return False
+        try:
+            found, _ = await self.run(
+                lambda: requests.list_objects(self._bucket, key, ("", "")), key, is_write=False
+            )
+        except DeniedError:
+            self._may_list = False
+            return False
+        return all(listed.key != key for listed in found)
+
     async def get(self, key: str, *, offset: int = 0, length: int | None = None) -> Fetched:
-        return await self.run(
-            lambda: requests.get_object(self._bucket, key, offset, length), key, is_write=False
-        )
+        return await self.read(lambda: requests.get_object(self._bucket, key, offset, length), key)
 
     async def put(self, key: str, data: Buffer, *, condition: Condition = None) -> Stored:
         if self._has_conditional_put is False:
@@ -182,9 +210,7 @@ class S3Store:
         return Pages(fetch, (after, ""))
 
     async def head(self, key: str) -> Listed:
-        found, _ = await self.run(
-            lambda: requests.head_object(self._bucket, key), key, is_write=False
-        )
+        found, _ = await self.read(lambda: requests.head_object(self._bucket, key), key)
         return found
 
     async def copy(self, source_key: str, key: str) -> Stored:
@@ -201,10 +227,28 @@ class S3Store:
             await self._delete_some(keys[start : start + PAGE_COUNT])
 
     async def _delete_some(self, keys: Sequence[str]) -> None:
-        try:
-            await self.run(lambda: requests.delete_objects(self._bucket, keys), keys[0])
-        except ObjectMissingError:
-            return
+        if self._deletes_many or len(keys) == 1:
+            try:
+                failure = await self.run(
+                    lambda: requests.delete_objects(self._bucket, keys), keys[0]
+                )
+            except ObjectMissingError:
+                return
+            except DeniedError:
+                if len(keys) == 1:
+                    raise
+            else:
+                if failure is not None:
+                    raise failure
+                return
+        await self._delete_each(keys)
+        self._deletes_many = False
+
+    async def _delete_each(self, keys: Sequence[str]) -> None:
+        """Delete by a request for each: Ceph lets nobody with a policy send one for many."""
+        async with open_together() as nursery:
+            for key in keys:
+                nursery.start_soon(self._delete_some, [key])
 
     def list_uploads(self, prefix: str) -> AsyncIterator[Sequence[PendingUpload]]:
         async def fetch(
@@ -287,10 +331,8 @@ class _S3Upload:
         """Look whether a complete whose answer was lost did its work."""
         failure = cause or UnavailableError("the upload was not completed", key=self._key)
         try:
-            found, server_time_ns = await self._store.run(
-                lambda: requests.head_object(self._store.bucket, self._key),
-                self._key,
-                is_write=False,
+            found, server_time_ns = await self._store.read(
+                lambda: requests.head_object(self._store.bucket, self._key), self._key
             )
         except ObjectMissingError as error:
             if isinstance(failure, ObjectMissingError):

@@ -187,11 +187,11 @@ def copy_object(bucket: Bucket, source_key: str, key: str) -> Stored:
     return Stored(_etag(result), server_time_ns(answer))
 
 
-def delete_objects(bucket: Bucket, keys: Sequence[str]) -> None:
-    """Delete up to 1000 objects by one request."""
+def delete_objects(bucket: Bucket, keys: Sequence[str]) -> StoreError | None:
+    """Delete up to 1000 objects by one request; return what was wrong with one of them."""
     if len(keys) == 1:
         bucket.client.delete_object(Bucket=bucket.name, Key=bucket.full_key(keys[0]))
-        return
+        return None
     objects = [{"Key": bucket.full_key(key)} for key in keys]
     answer = bucket.client.delete_objects(
         Bucket=bucket.name, Delete={"Objects": objects, "Quiet": True}
@@ -199,7 +199,8 @@ def delete_objects(bucket: Bucket, keys: Sequence[str]) -> None:
     for failed in answer.get("Errors", []):
         if failed.get("Code") not in ("NoSuchKey", "NoSuchVersion"):
             error = ClientError({"Error": failed}, "DeleteObjects")
-            raise translate(error, bucket.place, key=bucket.own_key(str(failed.get("Key", ""))))
+            return translate(error, bucket.place, key=bucket.own_key(str(failed.get("Key", ""))))
+    return None
 
 
 ListCursor = tuple[str, str]

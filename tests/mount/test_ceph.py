@@ -105,6 +105,65 @@ def test_the_role_restore_only(ceph: Ceph, tmp_path: Path) -> None:
     assert [name for name, does in works.items() if does] == ["restore a named backup"]
 
 
+def grant(ceph: Ceph, bucket: str, owner: Machine, users: dict[str, str]) -> None:
+    """Let users do what the printed policies of their roles allow."""
+    statements = []
+    for role, user in users.items():
+        policy = json.loads(owner.run("policy", "--role", role, owner.url).stdout)
+        principal = {"AWS": [f"arn:aws:iam:::user/{user}"]}
+        for statement in policy["Statement"]:
+            statement["Sid"] += role.replace("-", "")
+            statements.append(statement | {"Principal": principal})
+    client = ceph.server.client()
+    document = {"Version": "2012-10-17", "Statement": statements}
+    client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(document))
+    client.close()
+
+
+def test_printed_policies(ceph: Ceph, tmp_path: Path) -> None:
+    """By them a writer backs up and leaves nothing behind, a reader restores, prune deletes."""
+    bucket = new_bucket(ceph.server)
+    owner = machine_at(tmp_path / "owner", ceph.server, bucket)
+    owner.run("init")
+    users = {role: f"{role}{uuid.uuid4().hex[:8]}" for role in ("writer", "reader", "maintainer")}
+    grant(ceph, bucket, owner, users)
+    machines = {
+        role: machine_at(tmp_path / role, ceph.add_user(user), bucket)
+        for role, user in users.items()
+    }
+    source = tmp_path / "source"
+    make_tree(source, 1)
+    with machines["writer"].mounted() as mount:
+        for name in ("sunday", "monday"):
+            rsync(source, mount.path / name)
+    done = machines["writer"].run("doctor", "--json", "--no-speed", owner.url, check=False)
+    works = {found["name"]: found["works"] for found in json.loads(done.stdout)["functions"]}
+    assert works["write and seal backups"], done.stdout
+    client = ceph.server.client()
+    for area in ("open", "leases"):
+        found = client.list_objects_v2(Bucket=bucket, Prefix=f"prefix/{area}/")
+        assert found["KeyCount"] == 0, found["Contents"]
+    client.close()
+    with machines["reader"].mounted("-o", "ro") as mount:
+        assert not differences(source, mount.path / "monday")
+    machines["maintainer"].run("delete", "sunday")
+    machines["maintainer"].run(*PRUNE)
+    assert "sunday" not in machines["reader"].run("list").stdout
+
+
+def test_a_rotation_revokes_a_key(ceph: Ceph, tmp_path: Path) -> None:
+    """Conditions that hold are understood, so that a rotation ends and a slot opens no more."""
+    owner = machine_at(tmp_path / "owner", ceph.server, new_bucket(ceph.server))
+    owner.run("init")
+    eve = Machine(tmp_path / "eve", owner.url, owner.environment, passphrase="what eve knows")
+    eve.home.mkdir()
+    owner.environment = {**owner.environment, "S3BACKFS_NEW_PASSPHRASE": "what eve knows"}
+    owner.run("key", "add", "--label", "eve")
+    assert eve.run("list").returncode == 0
+    assert "key epoch 1" in owner.run("key", "rotate", "--remove", "eve").stdout
+    assert eve.run("list", check=False).returncode == 13
+
+
 def test_encryption_by_the_server(ceph: Ceph, tmp_path: Path) -> None:
     """SSE-C and SSE-KMS round trip; a wrong key, none, and one that is not there say so."""
     bucket = new_bucket(ceph.server)

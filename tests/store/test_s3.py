@@ -259,8 +259,53 @@ async def test_no_message_is_none(message: str) -> None:
 
 async def test_a_denied_head_is_refused() -> None:
     """The answer to a HEAD has no code: its status counts."""
-    with canned_server(answer("403 Forbidden")) as canned, pytest.raises(RefusedError):
+    denied = (answer("403 Forbidden"), error_answer("403 Forbidden", "AccessDenied"))
+    with canned_server(*denied) as canned, pytest.raises(RefusedError):
         await store_at(canned.endpoint).head("one")
+
+
+def listed(*keys: str) -> bytes:
+    """Write what a listing answers."""
+    each = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in keys)
+    return answer("200 OK", f"<ListBucketResult>{each}</ListBucketResult>".encode())
+
+
+@pytest.mark.parametrize("verb", ["head", "get"])
+async def test_what_is_denied_and_not_listed_is_missing(verb: str) -> None:
+    """Who may list below the prefix only is denied what is not there; the listing tells."""
+    denied = answer("403 Forbidden")
+    if verb == "get":
+        denied = error_answer("403 Forbidden", "AccessDenied")
+    with canned_server(denied, listed("p/onetwo"), denied, listed("p/one")) as canned:
+        store = store_at(canned.endpoint, prefix="p")
+        for expected in (ObjectMissingError, DeniedError):
+            with pytest.raises(expected):
+                await getattr(store, verb)("one")
+        assert "prefix=p%2Fone" in canned.requests[1]
+
+
+async def test_who_may_not_list_is_asked_once() -> None:
+    """Where the listing is denied too, reads are denied, and no more listings are tried."""
+    denied = error_answer("403 Forbidden", "AccessDenied")
+    with canned_server(denied, denied, denied) as canned:
+        store = store_at(canned.endpoint)
+        for _ in range(2):
+            with pytest.raises(DeniedError):
+                await store.get("one")
+        assert len(canned.requests) == 3
+
+
+async def test_many_are_deleted_one_by_one_where_a_request_for_many_is_denied() -> None:
+    """Some servers deny the request for many to whom a policy lets delete each of them."""
+    denied, done = error_answer("403 Forbidden", "AccessDenied"), answer("204 No Content")
+    with canned_server(denied, done, done, done, done, denied) as canned:
+        store = store_at(canned.endpoint)
+        for _ in range(2):
+            await store.delete(["one", "two"])
+        with pytest.raises(DeniedError):
+            await store.delete(["one"])
+    verbs = [line.partition(" ")[0] for line in canned.requests]
+    assert verbs == ["POST"] + ["DELETE"] * 5
 
 
 async def test_a_truncated_body_can_be_retried() -> None:
