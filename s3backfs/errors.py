@@ -98,7 +98,7 @@ class OwnershipLostError(RepositoryError):
 
 
 class RolledBackError(RepositoryError):
-    """An open backup's root is older than the one that this machine stored last."""
+    """A backup's root is older than the one that this machine stored last."""
 
     errno_code = errno.EROFS
 

@@ -56,7 +56,9 @@ class RootWriter:
         Raises:
             RepositoryExistsError: somebody else has taken the name.
         """
-        return self._remembered(await self._create(root, over))
+        held = await self._create(root, over)
+        # While the sealed root stands, that is the one that counts.
+        return held if over is not None else self._remembered(held)
 
     async def _create(self, root: Root, over: HeldRoot | None) -> HeldRoot:
         key, root = open_key(self._repository, root.name), self._sender.next(root)
@@ -255,7 +257,11 @@ class RootWriter:
             RepositoryExistsError: there is another sealed backup of this name.
         """
         stored = await self.create_sealed(decided.root)
-        self._repository.root_memory.forget(stored.root.backup_id)
+        if stored.root.owner.epoch > 1:
+            # It may have been sealed before, and that root be put back.
+            self._remembered(stored)
+        else:
+            self._repository.root_memory.forget(stored.root.backup_id)
         await self._try_to_remove(decided)
         return stored
 

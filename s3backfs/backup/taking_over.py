@@ -22,7 +22,7 @@ from s3backfs.errors import (
     RolledBackError,
     S3backfsError,
 )
-from s3backfs.format.root import Root
+from s3backfs.format.root import BackupState, Root
 from s3backfs.repository.leases import has_run_out
 from s3backfs.repository.repository import Repository
 from s3backfs.repository.root_memory import Age
@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 class TakingOver:
     """Makes this mount the owner of backups whose writers are gone.
 
-    `rolled_back` are those that it does not go on with, by id: somebody has put an old root back.
+    `rolled_back` are those of which somebody has put an old root back, by id. It does not go on
+    with the open ones among them.
     """
 
     def __init__(self, repository: Repository, picture: Picture, roots: RootWriter) -> None:
@@ -123,7 +124,7 @@ class TakingOver:
                 await complete_rename(self._repository.store, held)
 
     async def find_rolled_back(self) -> None:
-        """Go on with no open backup that is older than this machine has left it."""
+        """Find the backups that are older than this machine has left them."""
         if self._older():
             # One that was renamed just then stands under a name that was not listed yet.
             await self._picture.refresh(is_forced=True)
@@ -131,7 +132,8 @@ class TakingOver:
             error = _rolled_back(backup.root, self._remembered[backup.id])
             log.error("%s", error)
             self.rolled_back[backup.id] = error
-            backup.is_own, backup.claim = False, None
+            if not backup.is_sealed:
+                backup.is_own, backup.claim = False, None
 
     def _older(self) -> list[Backup]:
         known = self._picture.backups.values()
@@ -139,21 +141,19 @@ class TakingOver:
         newest: dict[bytes, Age] = {}
         for each in backups:
             newest[each.id] = max(newest.get(each.id, (0, 0)), base_age(each.root))
-        return [
-            each
-            for each in backups
-            if not each.is_sealed and newest[each.id] < self._remembered[each.id]
-        ]
+        return [each for each in backups if newest[each.id] < self._remembered[each.id]]
 
 
 def _rolled_back(root: Root, remembered: Age) -> RolledBackError:
-    """Say that an open root is older than the one that this machine stored last."""
+    """Say that a root is older than the one that this machine stored last."""
     name = root.name.decode("utf-8", "backslashreplace")
     (epoch, sequence), (was_epoch, was_sequence) = base_age(root), remembered
+    what, then = "open backup", "it stays as it is, and mount --take-over goes on from there"
+    if root.state == BackupState.SEALED:
+        what, then = "backup", "it is shown as it was then; bring the newer object back"
     return RolledBackError(
-        f"open backup {name} is older than this machine has left it (epoch {epoch}, root "
-        f"{sequence}; it was {was_epoch}, {was_sequence}): somebody has put an old root back; it "
-        "stays as it is, and mount --take-over goes on from there"
+        f"{what} {name} is older than this machine has left it (epoch {epoch}, root {sequence}; "
+        f"it was {was_epoch}, {was_sequence}): somebody has put an old root back; {then}"
     )
 
 

@@ -45,8 +45,9 @@ def open_roots(tmp_path: Path) -> dict[Path, bytes]:
 
 
 def put_back(roots: dict[Path, bytes]) -> None:
-    """Put open roots where they were."""
+    """Put roots where they were."""
     for path, data in roots.items():
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
 
 
@@ -119,7 +120,48 @@ def test_taking_over_goes_on_from_an_old_root(local: Machine, tmp_path: Path) ->
         assert sorted(os.listdir(mount.path / "b")) == ["after", "old"]
         (mount.path / "b" / "last").touch()
     assert local.log().count(ALARM) == told
-    assert remembered(local) == []
+
+
+@pytest.mark.parametrize("state", ["sealed", "open"])
+def test_an_old_sealed_root_that_was_put_back_is_told(
+    local: Machine, tmp_path: Path, state: str
+) -> None:
+    """A sealed root from before a reopening is told, and what it holds can be read."""
+    sealed = tmp_path / "repository" / "backups"
+    with local.mounted() as mount:
+        (mount.path / "b").mkdir()
+        store(mount, "b/old")
+    (before,) = [(path, path.read_bytes()) for path in sealed.iterdir()]
+    with local.mounted(*NEVER) as mount:
+        local.run("reopen", str(mount.path / "b"))
+        store(mount, "b/newer")
+        if state == "open":
+            mount.kill()
+    assert ALARM not in local.log()
+    put_back(dict([before]))
+    with local.mounted("--read-only") as mount:
+        assert os.listdir(mount.path / "b") == ["old"]
+        status = json.loads((mount.path / ".s3backfs" / "status.json").read_text())
+        assert ALARM in status["last_error"]
+    assert "backup b is older than this machine has left it" in local.log()
+
+
+def test_an_interrupted_reopening_is_not_old(local: Machine, tmp_path: Path) -> None:
+    """Until the sealed root is removed it is the one that counts."""
+    sealed = tmp_path / "repository" / "backups"
+    with local.mounted() as mount:
+        (mount.path / "b").mkdir()
+        store(mount, "b/file")
+    (before,) = [(path, path.read_bytes()) for path in sealed.iterdir()]
+    with local.mounted(*NEVER) as mount:
+        local.run("reopen", str(mount.path / "b"))
+        mount.kill()
+    put_back(dict([before]))
+    with local.mounted() as mount:
+        assert os.listdir(mount.path / "b") == ["file"]
+        local.run("reopen", str(mount.path / "b"))
+        store(mount, "b/more")
+    assert ALARM not in local.log()
 
 
 def test_what_another_machine_took_over_is_not_old(local: Machine, tmp_path: Path) -> None:
