@@ -13,7 +13,7 @@ import click
 from s3backfs.cli.options import DURATION, store_config, store_options, url_argument
 from s3backfs.cli.passphrase import prompt_passphrase, take_passphrase
 from s3backfs.cli.progress import quiet_option, reporting
-from s3backfs.cli.terminal import format_bytes, print_json, printable
+from s3backfs.cli.terminal import format_bytes, plural, print_json, printable
 from s3backfs.config import StoreConfig, parse_size
 from s3backfs.control import wire_name
 from s3backfs.errors import ConfigurationError, IntegrityError, UnsupportedFormatError
@@ -149,7 +149,9 @@ def _print(result: CheckResult) -> None:
     for line in damage_lines(result.damages):
         click.echo(line)
     for affected in result.affected:
-        click.echo(f"backup {printable(affected.backup)}: {affected.paths_count} names affected")
+        click.echo(
+            f"backup {printable(affected.backup)}: {plural(affected.paths_count, 'name')} affected"
+        )
         for path in affected.paths[:PATHS_SHOWN]:
             click.echo(f"  {printable(path)}")
         if affected.paths_count > PATHS_SHOWN:
@@ -179,9 +181,9 @@ def damage_lines(damages: Iterable[Damage]) -> Iterator[str]:
 
 def _print_sums(result: CheckResult) -> None:
     click.echo(
-        f"{result.roots} backups, {result.nodes} nodes, {result.packs} packs "
-        f"({format_bytes(result.packs_bytes)}), of which {result.read_packs} "
-        f"({format_bytes(result.read_bytes)}) were read"
+        f"{plural(result.roots, 'backup')}, {plural(result.nodes, 'node')}, "
+        f"{plural(result.packs, 'pack')} ({format_bytes(result.packs_bytes)}), "
+        f"of which {result.read_packs} ({format_bytes(result.read_bytes)}) were read"
     )
     if result.oldest_unproven_s is not None:
         click.echo(f"oldest unproven byte: {result.oldest_unproven_s // _DAY_S} days")
@@ -190,4 +192,4 @@ def _print_sums(result: CheckResult) -> None:
         click.echo(f"of a newer format, not checked: {newer_count}")
     damages_count = len(result.damages) - newer_count
     if damages_count or not newer_count:
-        click.echo(f"{damages_count} damages found" if damages_count else "sound")
+        click.echo(f"{plural(damages_count, 'damage')} found" if damages_count else "sound")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import click
 
+from s3backfs.cli.entry import INTERRUPTED_EXIT_CODE
 from s3backfs.errors import S3backfsError
 
-INTERRUPTED_EXIT_CODE = 130
 BUG_EXIT_CODE = 70
 
 

@@ -99,7 +99,9 @@ def _group_keys(_context: click.Context, _option: click.Parameter, value: str) -
 def forget(words: tuple[str, ...], **params: Any) -> int:
     """Move backups that no rule keeps to the trash.
 
-    In each group the newest of every hour, day, ... that has backups is kept, as many as asked for.
+    In each group the newest of every hour, day, ... that has backups is kept, as many as asked for;
+    where there are fewer, the oldest backup is kept too. More than --max-share at once is refused,
+    with exit code 2, by --dry-run as well.
     Never forgotten are the newest of a group, open and damaged backups, and those with the tag
     `locked`. Times are bounded by the server's clock. `s3backfs unforget` brings back what was
     forgotten until `s3backfs prune` removes it.
@@ -125,7 +127,7 @@ def forget(words: tuple[str, ...], **params: Any) -> int:
     for name in spared:
         note(f"{printable(name)} was locked meanwhile and stays")
     if plan.is_refused:
-        note(_refusal(plan))
+        note(_refusal(plan, is_dry_run=params["dry_run"]))
         return ConfigurationError.exit_code
     return 0
 
@@ -140,7 +142,9 @@ def _policy(params: dict[str, Any]) -> Policy:
         min_keep=params["min_keep"],
     )
     if policy.is_empty:
-        raise ConfigurationError("nothing would be kept: give at least one --keep-... option")
+        raise ConfigurationError(
+            "nothing would be kept: give at least one --keep-... option above 0"
+        )
     if not all(each.partition("=")[0] for each in policy.tags):
         raise ConfigurationError("--keep-tag needs a name: NAME or NAME=VALUE")
     return policy
@@ -166,9 +170,10 @@ async def _forget(
     return plan, await forget(store, keyring, shelf, plan.going, report)
 
 
-def _refusal(plan: ForgetPlan) -> str:
+def _refusal(plan: ForgetPlan, *, is_dry_run: bool) -> str:
+    verb = "would be" if is_dry_run else "was"
     return (
-        f"nothing was forgotten: {len(plan.going)} of {len(plan.decisions)} backups would go at "
+        f"nothing {verb} forgotten: {len(plan.going)} of {len(plan.decisions)} backups would go at "
         "once; --force, or a larger --max-share, allows that"
     )
 
@@ -177,7 +182,7 @@ def _print_plan(plan: ForgetPlan, *, is_dry_run: bool) -> None:
     rows = [_plan_row(decision) for decision in plan.decisions]
     rows += [(printable(name), "-", "-", "stays", why) for name, why in plan.left_out.items()]
     print_table(("backup", "sealed", "group", "what", "why"), rows)
-    if is_dry_run or not plan.is_refused:
+    if not plan.is_refused:
         verb = "would be forgotten" if is_dry_run else "forgotten"
         click.echo(f"{len(plan.going)} of {len(plan.decisions)} backups {verb}")
 

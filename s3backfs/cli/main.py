@@ -12,7 +12,8 @@ from s3backfs import __version__
 from s3backfs.cli.check import check
 from s3backfs.cli.diff import diff
 from s3backfs.cli.doctor import doctor
-from s3backfs.cli.failures import INTERRUPTED_EXIT_CODE, InterruptedVerb, explain
+from s3backfs.cli.entry import INTERRUPTED_EXIT_CODE
+from s3backfs.cli.failures import InterruptedVerb, explain
 from s3backfs.cli.find import find
 from s3backfs.cli.forget import delete, forget, unforget
 from s3backfs.cli.init import init
@@ -30,7 +31,6 @@ from s3backfs.cli.tag import tag
 from s3backfs.cli.terminal import note
 from s3backfs.cli.umount import umount
 from s3backfs.cli.versions import versions
-from s3backfs.privacy import hide_memory
 
 
 class _Verbs(click.Group):
@@ -108,9 +108,3 @@ def run(arguments: Sequence[str]) -> int:
         note(failure.text)
         return failure.exit_code
     return code if isinstance(code, int) else 0
-
-
-def main() -> None:
-    """Enter from the command line."""
-    hide_memory()
-    sys.exit(run(sys.argv[1:]))

@@ -12,7 +12,7 @@ import click
 from s3backfs.cli.options import DURATION, SIZE, store_config, store_options, url_argument
 from s3backfs.cli.passphrase import prompt_passphrase, take_passphrase
 from s3backfs.cli.progress import quiet_option, reporting
-from s3backfs.cli.terminal import format_bytes, print_json
+from s3backfs.cli.terminal import format_bytes, plural, print_json
 from s3backfs.config import StoreConfig
 from s3backfs.store.location import parse_url
 
@@ -124,20 +124,22 @@ async def _prune(url: str, store: StoreConfig, options: PruneOptions) -> PruneRe
 def _print(result: PruneResult, *, is_dry_run: bool) -> None:
     would = "would be " if is_dry_run else ""
     click.echo(
-        f"{result.roots} backups, {result.packs} packs, {format_bytes(result.packs_bytes)}, "
+        f"{plural(result.roots, 'backup')}, {plural(result.packs, 'pack')}, "
+        f"{format_bytes(result.packs_bytes)}, "
         f"of which {format_bytes(result.unused_bytes)} of no use"
     )
     click.echo(
-        f"{result.condemned_packs} packs {would}condemned "
+        f"{plural(result.condemned_packs, 'pack')} {would}condemned "
         f"({format_bytes(result.condemned_bytes)}), {result.deleted_packs} deleted "
         f"({format_bytes(result.deleted_bytes)}), {result.copied_packs} rewritten"
     )
     if result.older_packs:
         click.echo(
-            f"{result.older_packs} packs under older keys ({format_bytes(result.older_bytes)}), "
+            f"{plural(result.older_packs, 'pack')} under older keys "
+            f"({format_bytes(result.older_bytes)}), "
             f"{result.rewrapped_packs} of them {would}rewritten"
         )
     if result.waiting_for:
         click.echo(f"waiting for mounts on: {', '.join(result.waiting_for)}; run prune again later")
     elif result.pending_sets:
-        click.echo(f"{result.pending_sets} condemned sets wait for their grace to end")
+        click.echo(f"{plural(result.pending_sets, 'condemned set')} left until the grace is over")

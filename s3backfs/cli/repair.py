@@ -16,7 +16,7 @@ from s3backfs.cli.options import DURATION, store_config, store_options, url_argu
 from s3backfs.cli.passphrase import prompt_passphrase, take_passphrase
 from s3backfs.cli.progress import quiet_option, reporting
 from s3backfs.cli.prune import PENDING_EXIT_CODE
-from s3backfs.cli.terminal import print_json, printable
+from s3backfs.cli.terminal import plural, print_json, printable
 from s3backfs.config import StoreConfig
 from s3backfs.errors import ConfigurationError, IntegrityError
 from s3backfs.store.location import parse_url
@@ -61,8 +61,8 @@ def index(url: str, as_json: bool, **params: Any) -> int:
         for key in result.unreadable:
             click.echo(f"{key}: its table cannot be read")
         click.echo(
-            f"{result.added_packs} packs added to the index, "
-            f"{result.removed_segments} segments removed or joined"
+            f"{plural(result.added_packs, 'pack')} added to the index, "
+            f"{plural(result.removed_segments, 'segment')} removed or joined"
         )
     return IntegrityError.exit_code if result.unreadable else 0
 
@@ -178,7 +178,7 @@ def _print_mended(result: MendResult) -> None:
     for key in result.sound_packs:
         click.echo(f"{key}: is sound, and stays as it is")
     click.echo(
-        f"{result.salvaged} contents salvaged, {result.recreated} found elsewhere, "
+        f"{plural(result.salvaged, 'content')} salvaged, {result.recreated} found elsewhere, "
         f"{result.lost} lost"
     )
     for key in result.deleted_packs:
@@ -236,12 +236,12 @@ async def _repair_backup(name: bytes, url: str, store: StoreConfig) -> RebuildRe
 
 def _print_rebuilt(result: RebuildResult) -> None:
     for path in result.lost:
-        click.echo(f"lost: {printable(path)}")
+        click.echo(f"not whole: {printable(path)}")
     if not result.name:
         click.echo("every name of this backup can be read; nothing was made")
         return
     click.echo(
-        f"{printable(result.name)}: {result.entries} names, {result.lost_names} lost, "
-        f"{result.lost_contents} without their contents, "
-        f"{result.made_directories} directories made anew"
+        f"{printable(result.name)}: {plural(result.entries, 'name')}, of which "
+        f"{result.lost_contents} without their contents and {result.made_directories} "
+        f"directories made anew; {plural(result.lost_names, 'more name')} lost"
     )

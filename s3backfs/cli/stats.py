@@ -11,7 +11,7 @@ import click
 from s3backfs.cli.keeping import run_reading, split_url
 from s3backfs.cli.options import store_config, store_options
 from s3backfs.cli.progress import quiet_option
-from s3backfs.cli.terminal import format_bytes, print_json, print_table, printable
+from s3backfs.cli.terminal import format_bytes, plural, print_json, print_table, printable
 from s3backfs.control import wire_name
 
 if TYPE_CHECKING:
@@ -119,12 +119,12 @@ def _print(usage: Usage, by: str, table: PriceTable, costs: list[Cost]) -> None:
         f"deduplication {usage.deduplication:.2f}, compression {usage.compression:.2f}"
     )
     click.echo(
-        f"{objects.count} objects with {format_bytes(objects.total_bytes)} in the bucket, "
-        f"{format_bytes(usage.unused_bytes)} of no use to these backups; "
+        f"{plural(objects.count, 'object')} with {format_bytes(objects.total_bytes)} in the "
+        f"bucket, {format_bytes(usage.unused_bytes)} of no use to these backups; "
         f"growth {format_bytes(objects.growth_bytes)} a month"
     )
     if len(usage.epochs) > 1:
-        told = (f"{use.packs} packs under epoch {use.epoch}" for use in usage.epochs)
+        told = (f"{plural(use.packs, 'pack')} under epoch {use.epoch}" for use in usage.epochs)
         click.echo(f"keys: {', '.join(told)} (s3backfs prune --rewrap)")
     if usage.oldest_unproven_s is not None:
         days = usage.oldest_unproven_s // _DAY_S

@@ -21,6 +21,11 @@ def format_bytes(count: float) -> str:
     return f"{count:.0f} {_UNITS[unit]}" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
 
 
+def plural(count: int, noun: str) -> str:
+    """Write `1 pack`, `2 packs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def format_time(time_ns: int | None) -> str:
     """Write a time to the second in local time; `-` where there is none."""
     if not time_ns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from s3backfs.cli.check import PATHS_MAX_COUNT, damage_lines, name_all
+from s3backfs.cli.terminal import plural
 from s3backfs.maintenance import affected
 from s3backfs.maintenance.findings import Damage, What
 
@@ -47,6 +48,12 @@ def test_a_pack_that_is_gone_is_one_line() -> None:
         "damaged frame: data/b at byte 5: it does not open",
         "damaged root: backups/x: it does not open",
     ]
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 packs"), (1, "1 pack"), (2, "2 packs")])
+def test_plurals(count: int, text: str) -> None:
+    """One is told as one."""
+    assert plural(count, "pack") == text
 
 
 def test_how_many_names_are_kept() -> None:

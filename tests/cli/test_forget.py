@@ -28,6 +28,7 @@ URL = "file:///nonexistent/repository"
         (["forget", "--keep-last", "1", "--max-share", "200%"], "--max-share"),
         (["forget", URL], "at least one --keep-"),
         (["forget", URL, "--keep-last", "0", "--min-keep", "3"], "at least one --keep-"),
+        (["forget", URL, "--keep-within", "0s"], "--keep-... option above 0"),
         (["delete", URL], "give the NAME"),
         (["unforget"], "S3BACKFS_REPOSITORY"),
         (["tag", URL, "--note", "x"], "give the NAME"),

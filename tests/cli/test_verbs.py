@@ -189,3 +189,10 @@ def test_start_is_light() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
     )
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_an_interrupt_at_the_start_is_one_line(run_cli: Runner, tmp_path: Path) -> None:
+    """Ctrl-C while libraries are still being imported is told as at any other time."""
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = run_cli("list", "file:///x", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (130, "s3backfs: interrupted\n")

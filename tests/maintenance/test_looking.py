@@ -301,8 +301,12 @@ async def test_what_is_gone_counts_nowhere(halved: Place) -> None:
     """Bytes of packs that are lost are not stored for anybody."""
     before = await measured(halved, GroupBy.BACKUP)
     key = max(halved.store.objects, key=lambda key: len(halved.store.objects[key]))
+    halved.cut(key)
+    assert min(await unused_bytes(halved)) >= 0
     halved.remove(key)
     after = await measured(halved, GroupBy.BACKUP)
+    by_prune, by_stats = await unused_bytes(halved)
+    assert abs(by_prune - by_stats) < 100
     assert before.referenced_bytes - after.referenced_bytes > 5 * MIB
     assert after.referenced_bytes + after.unused_bytes == after.objects.packs_bytes
 

@@ -69,8 +69,11 @@ def test_too_much_at_once_needs_force(kept: Machine) -> None:
     """Without --force no more than half goes, with an exit code and one line; with it, it does."""
     done = kept.run("forget", "--keep-last", "1", check=False)
     assert done.returncode == 2
-    assert "3 of 4 backups would go at once; --force" in done.stderr
+    assert "nothing was forgotten: 3 of 4 backups would go at once; --force" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    done = kept.run("forget", "--keep-last", "1", "--dry-run", check=False)
+    assert (done.returncode, "backups would be forgotten" in done.stdout) == (2, False)
+    assert "nothing would be forgotten: 3 of 4 backups would go at once" in done.stderr
     assert names_of(kept) == NAMES
     assert "3 of 4 backups forgotten" in kept.run("forget", "--keep-last", "1", "--force").stdout
     assert names_of(kept) == NAMES[3:]
