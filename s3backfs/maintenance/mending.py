@@ -30,7 +30,7 @@ from s3backfs.maintenance.marks import Marks
 from s3backfs.maintenance.pack_rows import PackRows
 from s3backfs.maintenance.salvage import Salvage, Salvaged
 from s3backfs.maintenance.segments import tidy_segments
-from s3backfs.maintenance.survey import PackListed, list_packs, load_every_root
+from s3backfs.maintenance.survey import PackListed, check_exceptions, list_packs, load_every_root
 from s3backfs.reporting import Report
 from s3backfs.repository.condemned import condemned_key
 from s3backfs.repository.moved import MovedTables, plan_moved
@@ -97,6 +97,8 @@ class PackRepair:
             S3backfsError: the store did not give or take something; nothing was deleted since.
         """
         await self._lease.renew()
+        repository = self._repository
+        await check_exceptions(repository.store, repository.keyring, self._options.exceptions)
         packs = await self._find(keys)
         await self._agreement.begin()
         try:

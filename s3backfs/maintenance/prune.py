@@ -44,6 +44,7 @@ from s3backfs.maintenance.segments import tidy_segments
 from s3backfs.maintenance.survey import (
     TRASH_PREFIX,
     PackListed,
+    check_exceptions,
     list_packs,
     load_every_root,
 )
@@ -126,6 +127,7 @@ class Prune:
         """Do all that can be done now.
 
         Raises:
+            ConfigurationError: there is no backup of a name that was excepted.
             S3backfsError: something that may be needed cannot be read; nothing was deleted since.
         """
         with (
@@ -133,6 +135,8 @@ class Prune:
             Marks(Path(scratch) / "marks.sqlite") as marks,
         ):
             await self._lease.renew()
+            keyring, exceptions = self._repository.keyring, self._options.exceptions
+            await check_exceptions(self._store, keyring, exceptions)
             if self._options.is_dry_run:
                 await self._run(marks, Marking(self._repository, marks, self._report))
                 return self._result

@@ -23,6 +23,7 @@ from s3backfs.errors import (
 from s3backfs.format.keys import Keyring
 from s3backfs.format.refs import ID_BYTES, Kind
 from s3backfs.format.root import Root, decode_root
+from s3backfs.maintenance.shelf import no_backup
 from s3backfs.repository.packing import pack_key
 from s3backfs.store.base import Listed, Store
 
@@ -183,6 +184,18 @@ def decode_trashed(keyring: Keyring, key: str, data: bytes) -> Root:
     if root.repository_id != keyring.repository_id or keyring.encode_name(root.name) != encoded:
         raise IntegrityError("the root is of another name or repository", key=key)
     return root
+
+
+async def check_exceptions(store: Store, keyring: Keyring, exceptions: Collection[bytes]) -> None:
+    """Make sure that each name is that of a root, wherever it stands.
+
+    Raises:
+        ConfigurationError: one is not.
+    """
+    roots = await _list_roots(store) if exceptions else ()
+    for name in exceptions:
+        if not any(_is_excepted(keyring, listed.key, [name]) for listed in roots):
+            raise no_backup(name)
 
 
 def _is_excepted(keyring: Keyring, key: str, exceptions: Collection[bytes]) -> bool:

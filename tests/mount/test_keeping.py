@@ -95,6 +95,9 @@ def test_unknown_names_change_nothing(kept: Machine) -> None:
         (["find", "*", "--in", "nonesuch"], "no backup fits 'nonesuch'"),
         (["versions", "file", "--in", "web-*", "--in", "none*"], "no backup fits 'none*'"),
         (["forget", "none*", "web-*", "--keep-last", "3"], "no backup fits 'none*'"),
+        (["prune", "--except", NAMES[0], "--except", "nonesuch"], "no backup 'nonesuch'"),
+        (["repair", "pack", f"data/{'0' * 32}", kept.url], "there is no such pack"),
+        (["repair", "backup", "nonesuch", kept.url], "no backup 'nonesuch'"),
     ]:
         done = kept.run(*arguments, check=False)
         assert done.returncode == 2, arguments
