@@ -214,6 +214,10 @@ class DeniedError(RefusedError):
     """These credentials may not do that; where listing is not allowed, also "no such object"."""
 
 
+class EncryptionRefusedError(RefusedError):
+    """The server has encrypted the object by a key that was not given, or may not be used."""
+
+
 class QuotaError(StoreError):
     """The store is full."""
 

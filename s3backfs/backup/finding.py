@@ -27,6 +27,7 @@ from s3backfs.backup.roots import (
 from s3backfs.backup.tags import load_tags, merged
 from s3backfs.errors import (
     DeniedError,
+    EncryptionRefusedError,
     IntegrityError,
     NewerKeyError,
     ObjectMissingError,
@@ -147,7 +148,12 @@ async def load_all(
             try:
                 held = await load_root(store, keyring, entry.listed.key)
                 results.append((entry, held if with_seen else without_seen(held)))
-            except (ObjectMissingError, IntegrityError, UnsupportedFormatError) as error:
+            except (
+                ObjectMissingError,
+                IntegrityError,
+                UnsupportedFormatError,
+                EncryptionRefusedError,
+            ) as error:
                 results.append((entry, error))
 
     async with open_together() as nursery:

@@ -22,6 +22,7 @@ from s3backfs.errors import (
     NewerKeyError,
     ObjectMissingError,
     OldKeysError,
+    RefusedError,
     UnsupportedFormatError,
 )
 from s3backfs.format.keys import Keyring
@@ -66,6 +67,19 @@ def check_reaches(keyring: Keyring, newer: NewerKeyError) -> None:
         raise OldKeysError(newer)
 
 
+async def has_roots(store: Store) -> bool:
+    """Whether there is any backup, or these credentials may not see that.
+
+    Raises:
+        StoreError: the store would not list.
+    """
+    try:
+        objects = await list_root_objects(store)
+    except DeniedError:
+        return True
+    return any(objects.by_prefix.values())
+
+
 async def find_newer(store: Store, keyring: Keyring) -> NewerKeyError | None:
     """Look at the beginnings of all roots for one that names a newer key than is known.
 
@@ -83,7 +97,7 @@ async def find_newer(store: Store, keyring: Keyring) -> NewerKeyError | None:
                     await load_root(store, keyring, key)
             except NewerKeyError as error:
                 found.append(error)
-            except (IntegrityError, UnsupportedFormatError, ObjectMissingError, DeniedError):
+            except (IntegrityError, UnsupportedFormatError, ObjectMissingError, RefusedError):
                 # What else is wrong with a root is said by who needs it.
                 pass
 

@@ -27,7 +27,7 @@ from s3backfs.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from s3backfs.format.slots import Cost
-    from s3backfs.repository.keyslots import KeyedRepository, KeySlot
+    from s3backfs.repository.keyslots import KeyedRepository, KeySlot, Replaced
     from s3backfs.repository.new_keys import NewKey
 
 T = TypeVar("T")
@@ -237,7 +237,8 @@ def _warn_of_same(gone: KeySlot, kept: KeySlot) -> None:
 def passwd(url: str, slot: str | None, **params: Any) -> None:
     """Put a new passphrase in the place of the one that opens the repository.
 
-    Who has forgotten a passphrase opens with a recovery key and names the slot.
+    Who has forgotten a passphrase opens with a recovery key and names the slot. What was
+    interrupted is ended by the same command with the same new passphrase.
 
     \b
     Examples:
@@ -248,12 +249,17 @@ def passwd(url: str, slot: str | None, **params: Any) -> None:
 
     store, choice = store_config(params), KeyChoice(cost=_cost(params))
 
-    async def change(keys: KeyedRepository) -> tuple[KeySlot, KeySlot]:
+    async def change(keys: KeyedRepository) -> Replaced:
         new = await make_new_key(choice, store, _new_passphrase)
         return await replace_passphrase(keys, slot, new)
 
-    old, made = run_keyed(url, store, change)
-    note(f"key slot {old} is replaced by {made}")
+    done = run_keyed(url, store, change)
+    note(f"key slot {done.old} is replaced by {done.made}")
+    for alike in done.alike:
+        note(
+            f"key slot {alike}, made {alike.made}, has the same label: if an interrupted `key "
+            "passwd` has left it, it still opens with the old passphrase: remove it by its id"
+        )
 
 
 @key.command

@@ -42,7 +42,8 @@ def export_keys(url: str, output: Path, **params: Any) -> None:
     """
     from s3backfs.repository.key_backup import export_slots
 
-    data = run_keyed(url, store_config(params), export_slots, may_write=False)
+    # Old keys that somebody has put back are not worth keeping.
+    data = run_keyed(url, store_config(params), export_slots)
     try:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -81,7 +82,7 @@ def import_keys(url: str, source: Path, **params: Any) -> None:
 def _import(url: str, config: StoreConfig, data: bytes) -> Imported:
     import trio  # slow to import
 
-    from s3backfs.backup.newest_key import find_newer
+    from s3backfs.backup.newest_key import find_newer, has_roots
     from s3backfs.cli.stores import opened_store
     from s3backfs.key_service import unwrapper
     from s3backfs.repository.key_backup import import_slots, open_backup
@@ -99,6 +100,11 @@ def _import(url: str, config: StoreConfig, data: bytes) -> Imported:
         async with opened_store(parse_url(url).url, config) as store:
             check_place(default_state_dir(), store, keys.opened.keyring)
             done = await import_slots(keys, store)
+            if done.has_restored_parameters and not await has_roots(store):
+                note(
+                    f"there is no backup in {store.url}: if that is the wrong place, delete "
+                    "repository.json and keys/ there, and import to the right one"
+                )
             newer = await find_newer(store, keys.keyring)
             if newer is not None:
                 note(f"{newer}; take an export that was made since, or mount with --read-only")

@@ -8,7 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from s3backfs.cli.passphrase import passphrase_reader, take_passphrase
+from s3backfs.cli.terminal import note
 from s3backfs.config import StoreConfig, default_state_dir, make_private_dir
+from s3backfs.errors import OldKeysError
 from s3backfs.store.location import parse_url
 
 if TYPE_CHECKING:
@@ -26,13 +28,15 @@ def run_keyed(
 ) -> T:
     """Open a repository by what the environment leads to, and act on its keys.
 
+    Where old keys were put back, who may not write is warned.
+
     Raises:
         OldKeysError: `act` may write, and old keys were put back.
         S3backfsError: it cannot be opened, or has no keys; else what `act` raises.
     """
     import trio  # slow to import
 
-    from s3backfs.backup.newest_key import open_to_write
+    from s3backfs.backup.newest_key import find_newer, open_to_write
     from s3backfs.cli.stores import opened_store
     from s3backfs.key_service import unwrapper
     from s3backfs.repository.keyslots import open_for_keys
@@ -53,6 +57,8 @@ def run_keyed(
             )
             keys = await (open_to_write(open_once, store) if may_write else open_once())
             check_place(default_state_dir(), store, keys.opened.keyring)
+            if not may_write and (newer := await find_newer(store, keys.keyring)) is not None:
+                note(str(OldKeysError(newer)))
             return await act(keys)
 
     return trio.run(open_and_act)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from s3backfs.errors import ObjectMissingError, RefusedError, StoreError
+from s3backfs.errors import EncryptionRefusedError, ObjectMissingError, RefusedError, StoreError
 from s3backfs.format.parameters import REPOSITORY_KEY
 from s3backfs.format.refs import ID_BYTES
 from s3backfs.maintenance.doctor import Diagnosis, Speed, advise, judge, suggest
@@ -95,6 +95,8 @@ class Examination:
         except ObjectMissingError:
             self._is_repository = False
         except RefusedError as error:
+            if isinstance(error, EncryptionRefusedError):
+                self._is_repository = True
             return error
         else:
             self._is_repository = True
@@ -112,7 +114,9 @@ class Examination:
         self._note_time(trials.server_time_ns)
         self._may_have_written = rows[0].verdict is not Verdict.REFUSED
         table = Capabilities(rows)
-        if refusal is None or table.has("get"):
+        if isinstance(refusal, EncryptionRefusedError):
+            read = Capability("read", Verdict.FAILED, str(refusal))
+        elif refusal is None or table.has("get"):
             # Without the right to list, what is missing is refused.
             read = Capability("read", Verdict.YES)
         elif not (table.has("put") or table.has("list")):

@@ -5,6 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from s3backfs.errors import IntegrityError, NewerKeyError
+
+_OLD_KEYS_REMEDY = (
+    "after a rotation just now check again; otherwise somebody put old keys back: put back the "
+    "newest versions of repository.json and keys/, or delete repository.json and use `s3backfs key "
+    "import`; delete and repair nothing that names the newer key"
+)
+
 
 class What(StrEnum):
     """What is damaged."""
@@ -62,6 +70,11 @@ class CheckResult:
     damages: list[Damage] = field(default_factory=list)
     affected: list[Affected] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def damage_remedy(error: IntegrityError, remedy: str) -> str:
+    """What to do about an error; `remedy` is for an object that is damaged."""
+    return _OLD_KEYS_REMEDY if isinstance(error, NewerKeyError) else remedy
 
 
 def newer_remedy(remedy: str) -> str:

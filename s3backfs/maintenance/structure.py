@@ -25,7 +25,7 @@ from s3backfs.format.removal import decode_removal
 from s3backfs.format.root import Root
 from s3backfs.format.segment import decode_segment
 from s3backfs.format.tag import decode_tag
-from s3backfs.maintenance.findings import Damage, What, newer_remedy, pack_remedy
+from s3backfs.maintenance.findings import Damage, What, damage_remedy, newer_remedy, pack_remedy
 from s3backfs.maintenance.references import References
 from s3backfs.maintenance.shelf import no_backup
 from s3backfs.maintenance.survey import (
@@ -169,7 +169,8 @@ class Structure:
         except ObjectMissingError:
             return
         except IntegrityError as error:
-            self.damages.append(Damage(what, key, 0, error.message, remedy))
+            text = damage_remedy(error, remedy)
+            self.damages.append(Damage(what, key, 0, error.message, text))
         except UnsupportedFormatError as error:
             text = newer_remedy(remedy)
             self.damages.append(Damage(what, key, 0, str(error), text, is_newer=True))
@@ -274,7 +275,8 @@ class Structure:
         try:
             return await moved.load(pack_id)
         except IntegrityError as error:
-            damage = Damage(What.MOVED, key, 0, error.message, remedy, pack_id)
+            text = damage_remedy(error, remedy)
+            damage = Damage(What.MOVED, key, 0, error.message, text, pack_id)
         except UnsupportedFormatError as error:
             text = newer_remedy(remedy)
             damage = Damage(What.MOVED, key, 0, str(error), text, pack_id, is_newer=True)

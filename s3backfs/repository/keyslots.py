@@ -234,12 +234,20 @@ async def add_slot(keys: KeyedRepository, new: NewKey) -> KeySlot:
 
 async def _check_is_new(slots: Iterable[KeySlot], new: NewKey) -> None:
     """Refuse a second slot for one secret: who removes one of them would think it revoked."""
-    for slot in slots:
-        if slot.is_own and await _is_for(slot, new):
-            raise ConfigurationError(
-                f"key slot {slot} opens with the same already, and would go on doing so after the "
-                "new one is removed: give another secret, or remove that slot first"
-            )
+    same = await _opening_with(slots, new)
+    if same:
+        raise _is_not_new(same[0])
+
+
+async def _opening_with(slots: Iterable[KeySlot], new: NewKey) -> list[KeySlot]:
+    return [slot for slot in slots if slot.is_own and await _is_for(slot, new)]
+
+
+def _is_not_new(slot: KeySlot) -> ConfigurationError:
+    return ConfigurationError(
+        f"key slot {slot} opens with the same already, and would go on doing so after the "
+        "new one is removed: give another secret, or remove that slot first"
+    )
 
 
 async def _is_for(slot: KeySlot, new: NewKey) -> bool:
@@ -344,27 +352,58 @@ async def _remove(keys: KeyedRepository, gone: KeySlot) -> None:
     remember_removed(keys.state_dir, frozenset([gone.key]))
 
 
-async def replace_passphrase(
-    keys: KeyedRepository, name: str | None, new: NewKey
-) -> tuple[KeySlot, KeySlot]:
-    """Put a new passphrase in the place of an old one; return the old slot and the new.
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A slot in whose place another one stands."""
+
+    old: KeySlot
+    made: KeySlot
+    alike: tuple[KeySlot, ...]
+    """Others with a passphrase and the same label; an interrupted change may have left them."""
+
+
+async def replace_passphrase(keys: KeyedRepository, name: str | None, new: NewKey) -> Replaced:
+    """Put a new passphrase in the place of an old one, or end what was interrupted in doing so.
 
     Without a name it is the slot that has just opened.
 
     Raises:
-        ConfigurationError: that is none with a passphrase.
+        ConfigurationError: that is none with a passphrase; or another slot opens with the new one.
     """
     slots = await list_slots(keys)
-    old = find_slot(slots, name or keys.opened.slot_key.removeprefix(KEYS_PREFIX)[:32])
-    if old.kind not in (PASSPHRASE, "argon2id"):
+    same = await _opening_with(slots, new)
+    old = _find_old(slots, same, name or keys.opened.slot_key.removeprefix(KEYS_PREFIX)[:32])
+    if not _has_passphrase(old):
         raise ConfigurationError(
             f"key slot {old} is none with a passphrase: name one by --slot (see s3backfs key list)"
         )
-    await _check_is_new([slot for slot in slots if slot.key != old.key], new)
     label = old.label or new.label
-    made = await _store_new(keys, NewKey(new.kind, new.secret, label, new.cost))
+    made = next((slot for slot in same if slot.key != old.key), None)
+    if made is None:
+        made = await _store_new(keys, NewKey(new.kind, new.secret, label, new.cost))
+    elif not _is_made_for(made, old, label):
+        raise _is_not_new(made)
     await _remove(keys, old)
-    return old, made
+    rest = [slot for slot in slots if slot.key not in (old.key, made.key)]
+    alike = [slot for slot in _sound(rest) if _has_passphrase(slot) and slot.label == label]
+    return Replaced(old, made, tuple(alike))
+
+
+def _find_old(slots: Iterable[KeySlot], same: list[KeySlot], name: str) -> KeySlot:
+    """Find the slot to be replaced; its successor may stand there with the same label."""
+    try:
+        return find_slot([slot for slot in slots if slot not in same], name)
+    except ConfigurationError:
+        return find_slot(slots, name)
+
+
+def _has_passphrase(slot: KeySlot) -> bool:
+    return slot.kind in (PASSPHRASE, "argon2id")
+
+
+def _is_made_for(made: KeySlot, old: KeySlot, label: str) -> bool:
+    """Whether a slot looks like what an interrupted change has put in the place of an old one."""
+    return made.is_proven and made.label == label and _age(made) >= _age(old)
 
 
 def was_removed_here(keys: KeyedRepository, slot: KeySlot) -> bool:

@@ -18,6 +18,7 @@ from urllib3.exceptions import HTTPError
 from s3backfs.errors import (
     BucketMissingError,
     DeniedError,
+    EncryptionRefusedError,
     ObjectMissingError,
     PreconditionFailedError,
     QuotaError,
@@ -210,7 +211,8 @@ def _translate_answer(error: boto.ClientError, place: Place, key: str) -> StoreE
         return ObjectMissingError("no such object", key=key)
     said = f"{code} ({message})" if message and message != code else code or str(status)
     if for_encryption:
-        return RefusedError(f"{place.endpoint} refused: {said}; {for_encryption}", key=key)
+        text = f"{place.endpoint} refused: {said}; {for_encryption}"
+        return EncryptionRefusedError(text, key=key)
     if issubclass(kind, RefusedError):
         remedy = _REMEDIES.get(code, _REMEDIES["Forbidden"])
         return kind(f"{place.endpoint} refused: {said}; {remedy}", key=key)

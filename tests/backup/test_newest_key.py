@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 import pytest
 import trio
 
 from s3backfs.backup.finding import list_backups
 from s3backfs.backup.newest_key import find_newer, open_to_write
 from s3backfs.backup.roots import SEALED_PREFIX
-from s3backfs.errors import NewerKeyError, OldKeysError
+from s3backfs.errors import EncryptionRefusedError, NewerKeyError, OldKeysError
 from s3backfs.format.keys import Keyring, new_master
 from s3backfs.format.root import encode_root
 from s3backfs.repository.opening import CreateOptions, OpenedRepository, create_repository
+from s3backfs.store.around import Request, WrappedStore
 from s3backfs.store.memory import MemoryStore
 from tests.format.samples import sample_root
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.anyio
 
@@ -65,6 +71,24 @@ async def test_rotation_just_now(store: MemoryStore) -> None:
         return answers.pop()
 
     assert (await open_to_write(open_once, store)).keyring.epoch == 1
+
+
+async def test_a_root_that_the_server_does_not_decrypt(store: MemoryStore) -> None:
+    """A root that is stored under a key of the server that was not given hides no other one."""
+    opened = await made(store)
+    place, keyring = SEALED_PREFIX + opened.keyring.encode_name(b"other"), opened.keyring
+    await store.put(place, b"stored with SSE-C")
+
+    async def lock(request: Request, act: Callable[[], Awaitable[T]]) -> T:
+        if request.verb == "get" and request.key == place:
+            raise EncryptionRefusedError("give the key", key=place)
+        return await act()
+
+    locked = WrappedStore(store, lock)
+    states = {row.name: row.state for row in await list_backups(locked, keyring)}
+    assert states.pop(b"other") == "damaged"
+    assert set(states.values()) == {"sealed"}
+    assert await find_newer(locked, keyring) is None
 
 
 async def test_rollback(store: MemoryStore) -> None:

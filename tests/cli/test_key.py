@@ -136,6 +136,22 @@ def test_export_and_import(url: str, tmp_path: Path, run_cli: Runner) -> None:
     assert opens(run_cli, url, **known)
 
 
+def test_import_where_no_backup_is(url: str, tmp_path: Path, run_cli: Runner) -> None:
+    """Who imports into a wrong place is told that there is no backup, and what to undo."""
+    output, known = tmp_path / "keys", {"S3BACKFS_PASSPHRASE": "secret"}
+    assert run_cli("key", "export", url, "--output", str(output), **known).returncode == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = run_cli("key", "import", elsewhere.as_uri(), "--input", str(output), **known)
+    assert done.returncode == 0, done.stderr
+    assert f"there is no backup in {elsewhere.as_uri()}" in done.stderr
+    (elsewhere / "repository.json").unlink()
+    (elsewhere / "backups").mkdir()
+    (elsewhere / "backups" / "some").write_bytes(b"x")
+    done = run_cli("key", "import", elsewhere.as_uri(), "--input", str(output), **known)
+    assert "no backup" not in done.stderr
+
+
 BAD_INPUT = [
     (["remove", "--slot", "nobody"], "", "no key slot"),
     (["remove", "--slot", ""], "", "no key slot"),

@@ -186,6 +186,23 @@ def test_encryption_by_the_server(ceph: Ceph, tmp_path: Path) -> None:
         machine.run("unforget", "monday", *options)
         assert "monday" in machine.run("list", *options).stdout
     machine.url = f"s3://{bucket}/prefixc"
+    for options in ((), ("--sse-c-key-file", str(wrong))):
+        done = machine.run("doctor", "--no-speed", machine.url, *options, check=False)
+        assert done.returncode == 40, done.stderr
+        assert "a repository is here" in done.stdout
+        assert "by --sse-c-key-file" in done.stdout
+        assert "read failed: see above" in done.stdout
+    mixed = machine_at(tmp_path / "mixed", ceph.server, bucket)
+    mixed.url += "mixed"
+    mixed.run("init")
+    for name, given in (("sunday", ()), ("monday", customer)):
+        with mixed.mounted(*given) as mount:
+            (mount.path / name).mkdir()
+    done = mixed.run("list", check=False)
+    assert (done.returncode, "sunday" in done.stdout) == (20, True), done.stderr
+    assert "by --sse-c-key-file" in done.stderr
+    with mixed.mounted("-o", "ro") as mount:
+        assert list((mount.path / "sunday").iterdir()) == []
     refusals = [
         (("list", "--sse-c-key-file", str(wrong)), "by --sse-c-key-file"),
         (("list",), "by --sse-c-key-file"),

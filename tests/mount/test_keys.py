@@ -121,6 +121,16 @@ def test_forgotten_rotation(machine: Machine, other: Machine, server: Server) ->
     assert all("/leases/" in key for key in left.keys() - planted.keys())
     done = other.run("list", check=False)
     assert (done.returncode, said in done.stderr) == (20, True)
+    done = other.run("key", "list")
+    assert (said in done.stderr, len(done.stderr.splitlines())) == (True, 1)
+    export = other.home / "export"
+    done = other.run("key", "export", "--output", str(export), check=False)
+    assert (done.returncode, said in done.stderr, export.exists()) == (10, True, False)
+    done = other.run("check", check=False)
+    assert (done.returncode, "names key epoch 1" in done.stdout) == (20, True), done.stdout
+    remedies = [line for line in done.stdout.splitlines() if line.startswith("remedy")]
+    assert len(remedies) == 1, done.stdout
+    assert "old keys back" in remedies[0]
     with other.mounted("--read-only") as mount:
         assert (mount.path / "before/file").read_bytes() == b"old"
         assert said in json.loads(other.run("status", "--json", str(mount.path)).stdout)["warning"]

@@ -321,8 +321,8 @@ async def test_passwd_by_recovery(keys: KeyedRepository, store: MemoryStore) -> 
     new = NewKey("argon2id", b"new", "", CHEAP)
     with pytest.raises(ConfigurationError, match="--slot"):
         await replace_passphrase(by_raw, None, new)
-    _, made = await replace_passphrase(by_raw, "alice", new)
-    assert made.label == "alice"
+    done = await replace_passphrase(by_raw, "alice", new)
+    assert (done.made.label, done.alike) == ("alice", ())
     assert (await opens(store, b"alice"), await opens(store, b"new")) == (False, True)
 
 
@@ -374,8 +374,8 @@ async def test_one_secret_has_one_slot(keys: KeyedRepository, store: MemoryStore
         await replace_passphrase(keys, "alice", BOB)
     assert store.objects == before
     # Only what stretching it costs is to change.
-    old, made = await replace_passphrase(keys, "alice", ALICE)
-    assert old.key != made.key
+    done = await replace_passphrase(keys, "alice", ALICE)
+    assert done.old.key != done.made.key
 
 
 async def test_revoked_and_still_open(keys: KeyedRepository, store: MemoryStore) -> None:
@@ -396,6 +396,39 @@ async def test_interrupted_passwd(keys: KeyedRepository, store: MemoryStore) -> 
     with pytest.raises(ConfigurationError, match=r"made 20.*made 20.*older one") as caught:
         await remove_slot(keys, "bob")
     assert all(slot.slot_id[:8] in str(caught.value) for slot in both)
+
+
+@pytest.mark.parametrize("name", ["bob", None])
+async def test_an_interrupted_passwd_is_ended_by_the_same(
+    name: str | None, keys: KeyedRepository, store: MemoryStore, tmp_path: Path
+) -> None:
+    """The same change again removes the old slot; a passphrase of somebody else is refused."""
+    opener = keys if name else await opened_by(b"bob", store, tmp_path)
+    with pytest.raises(ConfigurationError, match="opens with the same already"):
+        await replace_passphrase(opener, name or "bob", ALICE)
+    new = NewKey("argon2id", b"new", "", CHEAP)
+    cut = KeyedRepository(
+        WrappedStore(store, Cut(1)), opener.opened, opener.secret, opener.state_dir
+    )
+    with pytest.raises(UnavailableError):
+        await replace_passphrase(cut, name, new)
+    done = await replace_passphrase(opener, name, new)
+    assert [slot.label for slot in (done.old, done.made, *done.alike)] == ["bob", "bob"]
+    assert not await opens(store, b"bob")
+    assert await opens(store, b"new")
+    assert len(await list_slots(keys)) == 2
+
+
+async def test_what_an_interrupted_passwd_left_is_told(
+    keys: KeyedRepository, store: MemoryStore, tmp_path: Path
+) -> None:
+    """Who changes the newer one of two slots with one label hears of the older one."""
+    cut = KeyedRepository(WrappedStore(store, Cut(1)), keys.opened, keys.secret, keys.state_dir)
+    with pytest.raises(UnavailableError):
+        await replace_passphrase(cut, "alice", NewKey("argon2id", b"new", "", CHEAP))
+    opener = await opened_by(b"new", store, tmp_path)
+    done = await replace_passphrase(opener, None, NewKey("argon2id", b"newer", "", CHEAP))
+    assert [slot.key for slot in done.alike] == [keys.opened.slot_key]
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"format":1,"objects":[],"product":"s3backfs"}\n'])
