@@ -41,7 +41,7 @@ from s3backfs.fuse.mountpoint import Mountpoint
 from s3backfs.fuse.polling import poll_before_sleeping
 from s3backfs.fuse.unmounting import note_helper
 from s3backfs.key_service import unwrapper
-from s3backfs.memory import bound_allocator
+from s3backfs.memory import bound_allocator, calm_collector
 from s3backfs.mount_parts import opened_store, reading_policies, repository_options
 from s3backfs.repository.opening import OpenedRepository, open_repository
 from s3backfs.repository.pins import check_place
@@ -82,6 +82,7 @@ def run_mount(
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     bound_allocator()
+    calm_collector()
     return trio.run(partial(_Mount(config).run, passphrase, on_ready))
 
 
