@@ -139,6 +139,11 @@ def _print(result: PruneResult, *, is_dry_run: bool) -> None:
             f"({format_bytes(result.older_bytes)}), "
             f"{result.rewrapped_packs} of them {would}rewritten"
         )
+    if result.young_older_packs:
+        click.echo(
+            f"{plural(result.young_older_packs, 'pack')} younger than --grace left under older "
+            "keys: run it again when they are older, or with a shorter --grace"
+        )
     if result.waiting_for:
         click.echo(f"waiting for mounts on: {', '.join(result.waiting_for)}; run prune again later")
     elif result.pending_sets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from typing import Any
 
 from s3backfs.store.location import S3Location
@@ -31,7 +32,7 @@ class Role(enum.StrEnum):
 def policy_for(role: Role, location: S3Location, *, partition: str = "aws") -> dict[str, Any]:
     """Write the policy of a role."""
     bucket = f"arn:{partition}:s3:::{location.bucket}"
-    prefix = f"{location.prefix}/" if location.prefix else ""
+    prefix = f"{_literal(location.prefix)}/" if location.prefix else ""
     if role is Role.RESTORE_ONLY:
         names = ["repository.json", *(f"{area}/*" for area in RESTORED)]
         resources = [f"{bucket}/{prefix}{name}" for name in names]
@@ -45,6 +46,11 @@ def policy_for(role: Role, location: S3Location, *, partition: str = "aws") -> d
     if role is Role.MAINTAINER:
         statements += _maintainer_statements(f"{bucket}/{prefix}", bucket)
     return _document(statements)
+
+
+def _literal(text: str) -> str:
+    """Write a text in which no sign means another to IAM."""
+    return re.sub(r"[*?$]", r"${\g<0>}", text)
 
 
 def _document(statements: list[dict[str, Any]]) -> dict[str, Any]:

@@ -146,7 +146,10 @@ class Examination:
             try:
                 await self._store.delete([self._prefix + name for name in _NAMES])
             except StoreError as error:
-                return str(error)
+                return (
+                    f"{error}; test objects stay below {self._prefix} until `s3backfs prune` "
+                    "removes them, by who may delete"
+                )
             return await self._s3.remove_versions() if self._s3 else ""
         return f"{self._prefix} could not be cleaned up in time"
 

@@ -98,6 +98,8 @@ class PruneResult:
     older_bytes: int = 0
     rewrapped_packs: int = 0
     """Those of them that this run has condemned, since they are copied."""
+    young_older_packs: int = 0
+    """Those of them that were asked for and are younger than the grace."""
     trashed_roots: int = 0
     aborted_uploads: int = 0
     removed_segments: int = 0
@@ -254,6 +256,8 @@ class Prune:
         self._result.older_packs = len(older)
         self._result.older_bytes = sum(packs[each].length_bytes for each in older)
         self._result.rewrapped_packs = sum(pack.pack_id in older for pack in chosen)
+        if self._options.rewrap:
+            self._result.young_older_packs = len(older - self._aged(packs, older))
 
     async def _copy(self, poor: Sequence[PackListed], marks: Marks) -> None:
         """Copy what is alive, and store where it went."""

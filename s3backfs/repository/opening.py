@@ -23,6 +23,7 @@ from s3backfs.errors import (
     IntegrityError,
     ObjectMissingError,
     PreconditionFailedError,
+    RefusedError,
     RepositoryExistsError,
     RepositoryMissingError,
     S3backfsError,
@@ -261,17 +262,22 @@ async def _unlock_by_kms(
     own = slots_of(slots, locked.repository_id, locked.epoch)
     by_kms = [key for key, data in own.items() if slot_kind(data) == "kms"]
     failure: S3backfsError | None = None
+    named: set[str] = set()
     for key in by_kms:
         try:
             slot = read_holder_slot(key, own[key])
             if slot.holder.kms is None:
                 continue
+            if slot.holder.kms.key.isprintable():
+                named.add(slot.holder.kms.key)
             secret = await unwrap(b64decode(slot.holder.kms.blob))
             unlocked = open_holder_slot(slot, private_key("kms", secret))
             if locked.is_newest(unlocked.master):
                 return unlocked
         except S3backfsError as error:
             failure = error
+    if isinstance(failure, RefusedError) and named:
+        failure = type(failure)(f"{failure}; the key slots here are of {', '.join(sorted(named))}")
     if failure is not None and len(by_kms) == len(own):
         raise failure
     return failure

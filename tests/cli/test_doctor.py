@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3.session
 import pytest
 
+from s3backfs.errors import DeniedError
+from s3backfs.maintenance.examining import Examination
+from s3backfs.store.around import Request, WrappedStore
+from s3backfs.store.memory import MemoryStore
 from tests.ceph import KMS_KEY, Ceph
 from tests.servers import (
     Server,
@@ -20,6 +24,8 @@ from tests.servers import (
 )
 
 from .conftest import Runner
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +164,20 @@ def test_nothing_can_be_tried(moto: Server, run_cli: Runner) -> None:
         done = run_cli("doctor", "s3://bucket/p", **server.environment)
     assert (done.returncode, done.stderr.count("\n")) == (34, 1), done.stderr
     assert "check the access key" in done.stderr
+
+
+@pytest.mark.anyio
+async def test_what_stays_is_told() -> None:
+    """Where nothing may be deleted the text says where test objects stay, and who removes them."""
+
+    async def deny(request: Request, act: Callable[[], Awaitable[T]]) -> T:
+        if request.verb == "delete":
+            raise DeniedError("refused")
+        return await act()
+
+    store = WrappedStore(MemoryStore(), deny)
+    found = await Examination(store, "leases/0/doctor/", None).run(is_measured=False)
+    assert "below leases/0/doctor/ until `s3backfs prune`" in found.left_behind
 
 
 def test_narrow_credentials(run_cli: Runner) -> None:

@@ -81,6 +81,16 @@ async def test_a_dry_run_says_what_would_be_done(tmp_path: Path) -> None:
     assert dry.rewrapped_packs == done.rewrapped_packs > 0
 
 
+async def test_young_packs_are_told(tmp_path: Path) -> None:
+    """Packs that are younger than the grace stay under the old key, and are counted as such."""
+    place = await new_place(tmp_path)
+    rotate(place)
+    result = await prune(place, replace(REWRAP, grace_s=86400))
+    assert (result.rewrapped_packs, result.young_older_packs) == (0, result.older_packs)
+    assert result.older_packs > 0
+    assert (await prune(place)).young_older_packs == 0
+
+
 async def test_bounded_runs_come_to_an_end(tmp_path: Path) -> None:
     """With a bound on bytes each run takes other packs, also while those of the last are kept."""
     place = await new_place(tmp_path)

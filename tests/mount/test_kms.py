@@ -71,13 +71,14 @@ def test_every_verb(machine: Machine, tmp_path: Path) -> None:
 def test_a_service_that_refuses(machine: Machine, moto: Server) -> None:
     """A refusal is told with the key's name, also where others could open, and mounts nothing."""
     machine.run("key", "add", "--recovery")
-    key = new_kms_key(moto)
+    right, key = machine.environment["S3BACKFS_KMS_KEY"], new_kms_key(moto)
     machine.environment = {**machine.environment, "S3BACKFS_KMS_KEY": key}
     (machine.home / "mnt").mkdir()
     for verb in (["list"], ["prune"], ["check"], ["mount", machine.url, str(machine.home / "mnt")]):
         done = machine.run(*verb, check=False)
         assert done.returncode not in (0, 1)
         assert (key in done.stderr, done.stderr.count("\n")) == (True, 1), done.stderr
+        assert f"the key slots here are of {right}" in done.stderr
 
 
 def use_what_reads(machine: Machine) -> None:
