@@ -216,11 +216,10 @@ class _Mount:
 
     async def _serve(self, filesystem: FileSystem, on_ready: OnReady) -> None:
         config = self._config
-        runtime_dir = make_private_dir(config.runtime_dir)
+        control = socket_path(config.mountpoint, make_private_dir(config.runtime_dir))
         with self._mountpoint.held(filesystem, config.fuse_options):
             poll_before_sleeping()
             async with trio.open_nursery() as nursery:
-                control = socket_path(config.mountpoint, runtime_dir)
                 await nursery.start(serve_control, control, self._handle)
                 timer = trio.CancelScope()
                 nursery.start_soon(self._run_timer, timer)
