@@ -62,7 +62,7 @@ def alive(folder: Path) -> list[int]:
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """A folder of one's own, where the mounts of a benchmark have short enough paths for sockets."""
+    """A folder of its own: sockets of the mounts below it need short paths."""
     with tempfile.TemporaryDirectory(prefix="s3b.") as folder:
         yield Path(folder)
 
