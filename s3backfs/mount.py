@@ -23,6 +23,7 @@ from s3backfs.backup.finding import RootObjects, list_root_objects, newest_named
 from s3backfs.backup.live import LiveNodes
 from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.config import MountConfig, make_private_dir
+from s3backfs.configured_store import bare_store
 from s3backfs.control import Progress, serve_control, socket_path
 from s3backfs.errors import (
     MountpointError,
@@ -42,7 +43,7 @@ from s3backfs.fuse.polling import poll_before_sleeping
 from s3backfs.fuse.unmounting import note_helper
 from s3backfs.key_service import unwrapper
 from s3backfs.memory import bound_allocator, calm_collector
-from s3backfs.mount_parts import opened_store, reading_policies, repository_options
+from s3backfs.mount_parts import reading_policies, repository_options
 from s3backfs.repository.opening import OpenedRepository, open_repository
 from s3backfs.repository.pins import check_place
 from s3backfs.repository.repository import Repository, open_for_mount
@@ -106,7 +107,7 @@ class _Mount:
         passphrase = passphrase and functools.cache(passphrase)
         location = parse_url(self._config.url)
         self._condition = Condition(location.url)
-        async with opened_store(self._config) as raw:
+        async with bare_store(self._config.url, self._config.store) as raw:
             counted = WrappedStore(raw, self._counting)
             # A person looks on: they hear soon that S3 is away. Later, writers wait for it.
             patience_s = min(PATIENCE_S, self._config.retry_for_s)

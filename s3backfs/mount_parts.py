@@ -1,45 +1,12 @@
-"""The store and the repository's options, as the configuration of a mount wants them."""
+"""What a mount puts around its store, and how it opens the repository, by its configuration."""
 
 from __future__ import annotations
-
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
-import trio
 
 from s3backfs.config import MountConfig, make_private_dir
 from s3backfs.format.parameters import Parameters
 from s3backfs.repository.repository import RepositoryOptions
 from s3backfs.store.around import Policy
-from s3backfs.store.base import Store
-from s3backfs.store.location import parse_url
-from s3backfs.store.open import open_store
 from s3backfs.store.unlisted import Unlisted
-
-CLOSING_DEADLINE_S = 10.0
-
-
-@asynccontextmanager
-async def opened_store(config: MountConfig) -> AsyncIterator[Store]:
-    """The bare store at the mount's URL, closed afterwards."""
-    settings = config.store
-    store = open_store(
-        parse_url(config.url),
-        endpoint_url=settings.endpoint_url,
-        path_style=settings.path_style,
-        region=settings.region,
-        profile=settings.profile,
-        credentials_file=settings.credentials_file,
-        ca_bundle=settings.ca_bundle,
-        max_connections=settings.connections,
-        sse=settings.sse,
-        sse_c_key_file=settings.sse_c_key_file,
-    )
-    try:
-        yield store
-    finally:
-        with trio.move_on_after(CLOSING_DEADLINE_S, shield=True):
-            await store.aclose()
 
 
 def reading_policies(config: MountConfig) -> list[Policy]:

@@ -53,7 +53,8 @@ def doctor(url: str, as_json: bool, no_speed: bool, **params: Any) -> int:
 
 
 async def _examine(url: str, config: StoreConfig, *, is_measured: bool) -> Diagnosis:
-    from s3backfs.cli.stores import bare_store, patient
+    from s3backfs.cli.stores import patient
+    from s3backfs.configured_store import bare_store
     from s3backfs.maintenance.examining import Examination
     from s3backfs.store.local_files import leaving_no_trace
 

@@ -9,9 +9,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-import trio
-
 from s3backfs.config import CreateConfig, Secret, StoreConfig, default_state_dir
+from s3backfs.configured_store import bare_store
 from s3backfs.key_service import unwrapper
 from s3backfs.repository.new_keys import NewKey
 from s3backfs.repository.opening import (
@@ -24,16 +23,12 @@ from s3backfs.repository.pins import check_place, pin_place
 from s3backfs.store import retrying
 from s3backfs.store.around import Policy, WrappedStore
 from s3backfs.store.base import Store
-from s3backfs.store.location import parse_url
-from s3backfs.store.open import open_store
 
 if TYPE_CHECKING:
     from s3backfs.backup.finding import BackupSummary
 
 PATIENCE_S = 15.0
 """How long a command waits for an S3 that is away; a person is looking at it."""
-
-_CLOSING_DEADLINE_S = 10.0
 
 
 @asynccontextmanager
@@ -50,28 +45,6 @@ def patient(store: Store, url: str, *policies: Policy) -> WrappedStore:
     return WrappedStore(
         store, retrying.Retrying(PATIENCE_S), retrying.Impatient(PATIENCE_S, url), *policies
     )
-
-
-@asynccontextmanager
-async def bare_store(url: str, config: StoreConfig) -> AsyncIterator[Store]:
-    """Hold a store open without any policy."""
-    store = open_store(
-        parse_url(url),
-        endpoint_url=config.endpoint_url,
-        path_style=config.path_style,
-        region=config.region,
-        profile=config.profile,
-        credentials_file=config.credentials_file,
-        ca_bundle=config.ca_bundle,
-        max_connections=config.connections,
-        sse=config.sse,
-        sse_c_key_file=config.sse_c_key_file,
-    )
-    try:
-        yield store
-    finally:
-        with trio.move_on_after(_CLOSING_DEADLINE_S, shield=True):
-            await store.aclose()
 
 
 async def open_known(

@@ -70,8 +70,7 @@ class WriterIdentity:
 
     def retire_dead(self) -> None:
         """Forget the ids of dead writers, once this mount has taken over what was theirs."""
-        for writer_id in self._files.keys() - {self.writer_id}:
-            self._drop(writer_id)
+        self.forget_dead(self._files.keys() - {self.writer_id})
 
     def hold_dead_maintenance(self) -> list[bytes]:
         """Hold the ids of verbs of maintenance that were killed here since this machine booted.

@@ -13,6 +13,7 @@ import pytest
 
 from tests.mount.trees import differences
 from tests.mounts import Machine, Mount
+from tests.proxy import Proxy, proxy_for
 from tests.servers import Server, rclone_server
 
 
@@ -53,6 +54,22 @@ def other(tmp_path: Path, machine: Machine) -> Machine:
     home = tmp_path / "other"
     home.mkdir()
     return Machine(home, machine.url, machine.environment)
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    """What stands between `behind` and the server."""
+    with proxy_for(server) as running:
+        yield running
+
+
+@pytest.fixture
+def behind(machine: Machine, proxy: Proxy, tmp_path: Path) -> Machine:
+    """A machine that reaches the repository of `machine` through the proxy only."""
+    # Short: the path of a socket lies in it.
+    home = tmp_path / "b"
+    home.mkdir()
+    return Machine(home, machine.url, proxy.server.environment)
 
 
 @dataclass

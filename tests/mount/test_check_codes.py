@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.mounts import Machine
-from tests.proxy import FaultName, Incoming, Proxy, proxy_for
-from tests.servers import Server, free_port
+from tests.proxy import FaultName, Incoming, Proxy
+from tests.servers import free_port
 
 pytestmark = pytest.mark.mount
 
 FORMAT_AT = 4
 """Where a single object says its format, in clear."""
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with proxy_for(server) as running:
-        yield running
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 from s3backfs.mount import TASKS_MAX_COUNT
 from tests.mount.trees import differences, make_tree, rsync
 from tests.mounts import Machine, Mount
-from tests.proxy import FaultName, Incoming, Proxy, proxy_for
+from tests.proxy import FaultName, Incoming, Proxy
 from tests.servers import Server
 
 pytestmark = pytest.mark.mount
@@ -37,21 +37,6 @@ PASSING: list[FaultName] = [
 ]
 OUTAGE_S = float(os.environ.get("FAULT_OUTAGE_S", "5"))
 PATIENCE_S = 60.0
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with proxy_for(server) as running:
-        yield running
-
-
-@pytest.fixture
-def behind(machine: Machine, proxy: Proxy, tmp_path: Path) -> Machine:
-    """A machine that reaches the repository of `machine` through the proxy only."""
-    # Short: the path of a socket lies in it.
-    home = tmp_path / "b"
-    home.mkdir()
-    return Machine(home, machine.url, proxy.server.environment)
 
 
 def make_source(top: Path) -> None:

@@ -5,31 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.mounts import Machine, Mount
-from tests.proxy import FaultName, Incoming, Proxy, proxy_for
-from tests.servers import Server
+from tests.proxy import FaultName, Incoming, Proxy
 
 pytestmark = pytest.mark.mount
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    """What stands between `behind` and the server."""
-    with proxy_for(server) as running:
-        yield running
-
-
-@pytest.fixture
-def behind(machine: Machine, proxy: Proxy, tmp_path: Path) -> Machine:
-    """A machine that reaches the repository of `machine` through the proxy only."""
-    home = tmp_path / "b"
-    home.mkdir()
-    return Machine(home, machine.url, proxy.server.environment)
 
 
 def refuse_data(incoming: Incoming) -> FaultName | None:
