@@ -6,7 +6,7 @@ back are pieces that extents point at. Reads see all three layers at once, newes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import trio
@@ -14,6 +14,7 @@ import trio
 from s3backfs.backup.content_tree import ExtentReader, merge_extents
 from s3backfs.backup.node import Node
 from s3backfs.format.parameters import ChunkBounds
+from s3backfs.format.refs import Ref
 from s3backfs.fs.buffer import Crowd, Segment, WriteBuffer, copy_over, plan_parts
 from s3backfs.fs.read_order import ReadOrder
 from s3backfs.manifest.entry import (
@@ -29,6 +30,7 @@ from s3backfs.manifest.entry import (
 )
 from s3backfs.manifest.extents import ExtentMap, Window, plan_defragment
 from s3backfs.repository.cutting import cut, is_zero
+from s3backfs.repository.piece import Piece
 
 CUT_BYTES = 8 * 1024 * 1024
 """A buffer that holds this much is cut into chunks."""
@@ -119,13 +121,21 @@ class FileContent:
             return
 
         async def look() -> None:
-            plan = await self._plan(ahead.start, len(ahead), size)
-            self._repository.prefetch([extent.content for extent in plan if extent.content])
+            # What is opened first is fetched first.
+            await self._expect(ahead.opened, size, self._repository.prefetch)
+            await self._expect(ahead.fetched, size, self._repository.fetch_ahead)
 
         if self._tree is None:
             await look()
         else:
             await self._repository.look_ahead(look)
+
+    async def _expect(
+        self, expected: range, size: int, expect: Callable[[Sequence[Ref | Piece]], None]
+    ) -> None:
+        if expected:
+            plan = await self._plan(expected.start, len(expected), size)
+            expect([extent.content for extent in plan if extent.content])
 
     async def _plan(self, offset: int, length: int, size: int) -> list[Extent]:
         base: Sequence[Extent] = ()

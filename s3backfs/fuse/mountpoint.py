@@ -14,6 +14,7 @@ from s3backfs.errors import FuseUnavailableError, MountpointError
 from s3backfs.fs.filesystem import FileSystem
 from s3backfs.fuse.door import Door
 from s3backfs.fuse.place import is_on_top
+from s3backfs.fuse.read_ahead import widen_read_ahead
 from s3backfs.fuse.unmounting import run_unmount
 
 
@@ -56,6 +57,7 @@ class Mountpoint:
             self._device = (await trio.to_thread.run_sync(os.stat, self._path)).st_dev
         except OSError as error:
             raise MountpointError(f"{self._path} does not answer: {error.strerror}") from error
+        widen_read_ahead(self._device)
 
     def is_on_top(self) -> bool:
         """Whether unmounting by path would reach this mount and nothing else."""

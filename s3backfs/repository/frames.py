@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import trio
@@ -14,6 +14,9 @@ from s3backfs.repository.fetching import Fetch, FetchLimits, Frame, plan_fetch
 from s3backfs.repository.flights import Background, Flights, Promise
 from s3backfs.repository.packing import pack_key
 from s3backfs.store.base import Buffer, Store
+
+AHEAD_SHARE = 0.375
+"""So much of what may be spare is for frames that were fetched ahead."""
 
 HINTS_MAX_COUNT = 2048
 """Above this many, all are forgotten: they only save requests."""
@@ -54,6 +57,9 @@ class FrameSource:
         self._limits = limits
         self._flights: Flights[Frame, Buffer] = Flights(background)
         self._spare: ByteLru[Frame, bytes] = ByteLru(spare_bytes)
+        self._ahead: dict[Frame, None] = {}
+        """What was fetched ahead, or is under way, and was not asked for yet."""
+        self._ahead_bytes = 0
         self._hints: dict[bytes, dict[Frame, None]] = {}
         self._hints_count = 0
 
@@ -69,10 +75,40 @@ class FrameSource:
             hints[frame] = None
             self._hints_count += 1
 
+    def fetch_ahead(self, frames: Sequence[Frame]) -> None:
+        """Fetch frames that are wanted later, in order; what there is no room for is hinted at.
+
+        Those that are used stay spare for a while, too: room is for less than half of all.
+        """
+        self.hint(frames)
+        for frame in frames:
+            if not self._is_there(frame) and self._peek(frame) is None:
+                if not self._has_room_ahead():
+                    break
+                self._promised(frame)
+            if frame not in self._ahead:
+                self._ahead[frame] = None
+                self._ahead_bytes += frame.length
+
+    def _has_room_ahead(self) -> bool:
+        """Whether one more GET may be made for what is wanted later."""
+        limit_bytes = self._spare.limit_bytes * AHEAD_SHARE - self._limits.total_bytes
+        if self._ahead_bytes > limit_bytes:
+            for frame in [each for each in self._ahead if not self._is_there(each)]:
+                self._note_used(frame)
+        return self._ahead_bytes <= limit_bytes
+
+    def _is_there(self, frame: Frame) -> bool:
+        return frame in self._spare or self._flights.find(frame) is not None
+
+    def _note_used(self, frame: Frame) -> None:
+        if frame in self._ahead:
+            del self._ahead[frame]
+            self._ahead_bytes -= frame.length
+
     def is_expected(self, frame: Frame) -> bool:
         """Whether a frame has come along with a GET, or will with the next one near it."""
-        is_known = frame in self._spare or self._flights.find(frame) is not None
-        return is_known or frame in self._hints.get(frame.pack_id, {})
+        return self._is_there(frame) or frame in self._hints.get(frame.pack_id, {})
 
     async def get(self, frame: Frame) -> Buffer:
         """Return a frame, not authenticated yet.
@@ -81,6 +117,7 @@ class FrameSource:
             ObjectMissingError: its pack is gone.
             IntegrityError: its pack ends before it.
         """
+        self._note_used(frame)
         known = self._at_hand(frame)
         if known is not None:
             return known

@@ -153,8 +153,7 @@ class Reader:
 
         The rest is remembered: it comes along when something near it is read.
         """
-        wanted = list(dict.fromkeys(frame_of(Kind.DATA, ref) for ref in refs))
-        new = [frame for frame in wanted if self._is_new(frame)]
+        new = self._new_frames(refs)
         self._frames.hint(new)
         for frame in new:
             if not self._may_read_ahead(frame):
@@ -162,6 +161,14 @@ class Reader:
             self._ahead_bytes += frame.length + frame.plain_length
             self._ahead_count += 1
             self._chunk_flights.start(frame, partial(self._load_ahead, frame))
+
+    def fetch_ahead(self, refs: Iterable[Ref]) -> None:
+        """Fetch contents that are wanted later, in this order, as far as there is room for them."""
+        self._frames.fetch_ahead(self._new_frames(refs))
+
+    def _new_frames(self, refs: Iterable[Ref]) -> list[Frame]:
+        wanted = dict.fromkeys(frame_of(Kind.DATA, ref) for ref in refs)
+        return [frame for frame in wanted if self._is_new(frame)]
 
     def is_expected(self, ref: Ref) -> bool:
         """Whether a content was read ahead and is still there, or will come along soon."""

@@ -184,8 +184,16 @@ class Repository:
 
     def prefetch(self, contents: Sequence[Ref | Piece]) -> None:
         """Say what will be read soon, in order."""
-        refs = [content.ref if isinstance(content, Piece) else content for content in contents]
-        self.reader.prefetch([ref for ref in refs if ref is not None])
+        self.reader.prefetch(_refs(contents))
+
+    def fetch_ahead(self, contents: Sequence[Ref | Piece]) -> None:
+        """Say what will be read after that, in order: it is fetched, and waits as it is stored."""
+        self.reader.fetch_ahead(_refs(contents))
+
+
+def _refs(contents: Sequence[Ref | Piece]) -> list[Ref]:
+    refs = [content.ref if isinstance(content, Piece) else content for content in contents]
+    return [ref for ref in refs if ref is not None]
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,16 @@ def wait_until(holds: Callable[[], bool]) -> None:
         if time.monotonic() > deadline_s:
             raise TimeoutError("it did not come")
         time.sleep(_POLL_S)
+
+
+def touch_memory(length: int) -> None:
+    """Use memory once, and let go of it: a virtual machine's host may have taken it back.
+
+    Who is first to use it pays for its return: twice the time of reading 2 GiB, say.
+    """
+    touch = "import sys; b'1' * int(sys.argv[1])"
+    # Not in this process, which would be as large as that ever after.
+    subprocess.run([sys.executable, "-c", touch, str(length)], check=True)
 
 
 def drop_caches() -> None:

@@ -31,6 +31,7 @@ from pyfuse3 import (
 )
 
 from s3backfs.fuse.polling import poll_before_sleeping
+from s3backfs.fuse.read_ahead import widen_read_ahead
 from s3backfs.fuse.replies import FOREVER_S, IO_BLOCK_BYTES
 
 _TASKS_MAX_COUNT = 32
@@ -229,14 +230,20 @@ def main(mountpoint: str) -> None:
     """Serve until unmounted."""
     pyfuse3.init(NullFs(), mountpoint, {"default_permissions", "fsname=null"})
     try:
-        trio.run(_serve)
+        trio.run(_serve, mountpoint)
     finally:
         pyfuse3.close(unmount=True)
 
 
-async def _serve() -> None:
+async def _serve(mountpoint: str) -> None:
     poll_before_sleeping()
-    await pyfuse3.main(max_tasks=_TASKS_MAX_COUNT)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_widen, mountpoint)
+        await pyfuse3.main(max_tasks=_TASKS_MAX_COUNT)
+
+
+async def _widen(mountpoint: str) -> None:
+    widen_read_ahead((await trio.to_thread.run_sync(os.stat, mountpoint)).st_dev)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.bench.data import Data, extent
-from tests.bench.meter import Meter, drop_caches
+from tests.bench.meter import Meter, drop_caches, touch_memory
 from tests.bench.peers import Peer, Place
 
 READS_COUNT = 200
 READ_BYTES = 4096
 _BACKUPS_COUNT = 100
 NAME = "first"
+SPARE_BYTES = 1 << 30
+COPIES = 2
+"""What is copied comes into the page cache twice: on its way, and where it goes to."""
 
 
 class NotForPeerError(Exception):
@@ -45,6 +48,7 @@ class Run:
         if source is not None:
             self.files_count, self.content_bytes = extent(source)
         drop_caches()
+        touch_memory(SPARE_BYTES + COPIES * self.content_bytes)
         if source is not None:
             # The source comes from memory: disks are not what is measured.
             subprocess.run(f"tar -cPf - '{source}' | cat > /dev/null", shell=True, check=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from s3backfs.fuse.read_ahead import READ_AHEAD_KIB
 from tests.mount.conftest import Shared
 from tests.mounts import Mount
 
@@ -79,6 +80,14 @@ def test_the_kernel_keeps_what_this_mount_writes(shared: Shared, backup: Path) -
             assert answers(lambda: os.stat("file", dir_fd=top))
             assert answers(lambda: os.pread(file, 100, 0))
             assert not answers(lambda: os.access("none", os.F_OK, dir_fd=top))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may set it")
+def test_the_kernel_reads_far_ahead(shared: Shared) -> None:
+    """Root's mounts are read ahead of in the longest requests there are."""
+    device = os.stat(shared.mount.path).st_dev
+    setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    assert int(setting.read_text()) == READ_AHEAD_KIB
 
 
 def test_another_writers_backup_is_seen_to_grow(shared: Shared, backup: Path) -> None:

@@ -16,6 +16,7 @@ from s3backfs.errors import IntegrityError, StoreError, UnavailableError
 from s3backfs.format.frame import Encryption
 from s3backfs.format.refs import Kind, Ref
 from s3backfs.repository.cache import DiskCache
+from s3backfs.repository.fetching import FetchLimits
 from s3backfs.repository.frames import InFlight, NothingInFlight
 from s3backfs.repository.reader import Caches, Reader, ReaderLimits
 from tests.repository.packs import Bench, PackMaker, new_bench, noise
@@ -135,6 +136,52 @@ async def test_reading_ahead_is_bounded() -> None:
         for ref, plain in zip(refs, plains, strict=True):
             assert await reader.read(ref, 0, len(plain)) == plain
     assert len(bench.watching.gets()) == 1
+
+
+async def test_what_is_fetched_ahead_waits_as_it_is_stored() -> None:
+    """Frames fetched for later cost no GET when they are read, and are not opened before."""
+    bench = new_bench()
+    plains = texts(20)
+    refs = await stored(bench, *plains)
+    limits = ReaderLimits(spare_bytes=64 * MIB)
+    async with reading(bench, limits=limits) as reader:
+        reader.fetch_ahead(refs)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(bench.watching.gets()) == 1
+        assert all(reader.peek(ref) is None for ref in refs)
+        for ref, plain in zip(refs, plains, strict=True):
+            assert await reader.read(ref, 0, len(plain)) == plain
+    assert len(bench.watching.gets()) == 1
+
+
+async def test_fetching_ahead_is_bounded_until_it_is_used() -> None:
+    """Two GETs of 2 MiB have room among 12 MiB; the third is made when some of that was read."""
+    bench = new_bench()
+    packs = [await stored(bench, noise(2 * MIB, number), number=number) for number in range(3)]
+    refs = [ref for (ref,) in packs]
+    limits = ReaderLimits(spare_bytes=12 * MIB, fetch=FetchLimits(total_bytes=2 * MIB))
+    async with reading(bench, limits=limits) as reader:
+        reader.fetch_ahead(refs)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(bench.watching.gets()) == 2
+        reader.fetch_ahead(refs)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(bench.watching.gets()) == 2
+        await reader.read(refs[0], 0, 1)
+        reader.fetch_ahead(refs[1:])
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(bench.watching.gets()) == 3
+
+
+async def test_little_memory_has_no_room_for_what_is_fetched_ahead() -> None:
+    """Where one GET would push out what the last one brought, none is made; the rest is hints."""
+    bench = new_bench()
+    refs = await stored(bench, *texts(20))
+    async with reading(bench, limits=ReaderLimits(spare_bytes=8 * MIB)) as reader:
+        reader.fetch_ahead(refs)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not bench.watching.gets()
+        assert reader.is_expected(refs[-1])
 
 
 async def test_two_readers_of_one_chunk_share_one_get() -> None:
