@@ -84,7 +84,7 @@ class FileContent:
         self._extents = ExtentMap(entry.extents, is_overlay=self._tree is not None)
         self._is_touched = False
         self._placed = 0
-        self._read_order = ReadOrder()
+        self._read_order: ReadOrder | None = None
         self.is_direct = False
 
     # -- reading -----------------------------------------------------------------------------
@@ -116,6 +116,8 @@ class FileContent:
         """Fetch what a sequential reader will ask for next: of this file, or of the next ones."""
         if offset == 0:
             await self._node.backup.ahead.note_read(self._node)
+        if self._read_order is None:
+            self._read_order = ReadOrder()
         ahead = self._read_order.plan_ahead(offset, length, size)
         if ahead is None:
             return

@@ -32,18 +32,30 @@ RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
 
-async def lookup(parent: Node, name: bytes) -> Node:
-    """Find a name and its attributes.
+async def find(parent: Node, name: bytes) -> Node | None:
+    """Find a name and its attributes; None where it is not there.
 
     Raises:
-        FileSystemError: ENOENT, ENOTDIR, ENAMETOOLONG.
+        FileSystemError: ENOTDIR, ENAMETOOLONG.
     """
     check_directory(parent)
     if len(name) > NAME_MAX_BYTES:
         raise FileSystemError(errno.ENAMETOOLONG)
     names = parent.backup.names
     node = await names.child(parent, name)
-    if node is None or await names.entry(node) is None:
+    if node is None or (node.entry is None and await names.entry(node) is None):
+        return None
+    return node
+
+
+async def lookup(parent: Node, name: bytes) -> Node:
+    """Find a name and its attributes.
+
+    Raises:
+        FileSystemError: ENOENT, ENOTDIR, ENAMETOOLONG.
+    """
+    node = await find(parent, name)
+    if node is None:
         raise FileSystemError(errno.ENOENT)
     return node
 

@@ -88,13 +88,12 @@ class Door(pyfuse3.Operations):
         parent = self._nodes.get(parent_inode)
         if parent is None:
             return await self._lookup_fixed(parent_inode, name, ctx)
-        try:
-            node = await namespace.lookup(parent, name)
-        except FileSystemError as error:
-            if error.errno_code == errno.ENOENT and parent.backup.is_sealed:
-                return replies.missing(replies.FOREVER_S)
-            raise
-        return self._counted(node)
+        node = await namespace.find(parent, name)
+        if node is not None:
+            return self._counted(node)
+        if parent.backup.is_sealed:
+            return replies.missing(replies.FOREVER_S)
+        raise FUSEError(errno.ENOENT)
 
     async def _lookup_fixed(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         if parent == ROOT and name == CONTROL_NAME:

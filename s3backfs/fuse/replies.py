@@ -31,7 +31,7 @@ _CONTROL_TIME_NS = 0
 def attributes(node: Node, entry: Entry) -> EntryAttributes:
     """What stat(2) shows of a node."""
     backup = node.backup
-    timeout_s = FOREVER_S if backup.is_sealed or backup.is_own else FOREIGN_S
+    timeout_s = FOREVER_S if backup.is_own or backup.is_sealed else FOREIGN_S
     is_provisional = _is_provisional(node, entry)
     reply = EntryAttributes()
     reply.st_ino = node.number

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from s3backfs.errors import IntegrityError
@@ -52,6 +52,30 @@ class Hashes(Protocol):
         """16 bytes of keyed hash."""
 
 
+class RecentLeaf(Generic[V]):
+    """The leaf that something was found in last, of all trees of a kind.
+
+    Who looks names up goes from one to the next: most are in the same leaf.
+    """
+
+    __slots__ = ("_leaf", "_tree")
+
+    def __init__(self) -> None:
+        self._tree: object = None
+        self._leaf: Node[V] | None = None
+
+    def of(self, tree: object, key: bytes) -> Node[V] | None:
+        """That leaf, if it is of this tree and holds the key if the tree does."""
+        leaf = self._leaf
+        if leaf is None or tree is not self._tree or not leaf.keys[0] <= key <= leaf.keys[-1]:
+            return None
+        return leaf
+
+    def note(self, tree: object, leaf: Node[V]) -> None:
+        """Remember a leaf instead."""
+        self._tree, self._leaf = tree, leaf
+
+
 @dataclass(frozen=True, slots=True)
 class Nodes(Generic[V]):
     """All that a tree of one kind needs to read and write its nodes."""
@@ -62,6 +86,7 @@ class Nodes(Generic[V]):
     inline_top_max_bytes: int = INLINE_TOP_MAX_BYTES
     """0 where the top must have a place of its own."""
     max_run_weight: int = MAX_RUN_WEIGHT
+    recent: RecentLeaf[V] = field(default_factory=lambda: RecentLeaf[V]())
 
     def decode(self, data: bytes) -> Node[V] | Node[Child]:
         return decode_node(self.family, data)

@@ -13,6 +13,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 from s3backfs.format.refs import Ref
 from s3backfs.manifest.cursor import Cursor, Nodes
 from s3backfs.manifest.layouts import Child, Layout
@@ -23,8 +25,7 @@ V = TypeVar("V")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Replace(Generic[V]):
+class Replace(msgspec.Struct, Generic[V], frozen=True):
     """Put `rows` in the place of all keys in [lo, hi); a `hi` of None has no end.
 
     Rows are sorted and lie in the range.
@@ -141,12 +142,22 @@ class _LevelWriter(Generic[V]):
         if edit.lo < self._previous or (edit.hi is not None and edit.hi < edit.lo):
             raise ValueError("edits are not in order")
         previous, end = edit.lo, edit.hi
-        async with aclosing(iterate(edit.rows)) as rows:
-            async for key, value in rows:
-                if key < previous or (end is not None and key >= end):
-                    raise ValueError("a row is out of order, or outside of its edit")
-                previous = key + b"\0"
-                await self._out.add(key, value)
+
+        async def add(key: bytes, value: V) -> None:
+            nonlocal previous
+            if key < previous or (end is not None and key >= end):
+                raise ValueError("a row is out of order, or outside of its edit")
+            previous = key + b"\0"
+            await self._out.add(key, value)
+
+        if isinstance(edit.rows, AsyncIterable):
+            async with aclosing(iterate(edit.rows)) as rows:
+                async for key, value in rows:
+                    await add(key, value)
+        else:
+            # Most edits are one row of a list: a generator would cost more than the row.
+            for key, value in edit.rows:
+                await add(key, value)
         self._previous = edit.hi or previous
 
     async def _skip_to(self, hi: bytes | None) -> bytes:

@@ -84,12 +84,17 @@ class Tree(Generic[V]):
         Raises:
             IntegrityError: a node is damaged.
         """
+        leaf = self._nodes.recent.of(self, key)
+        if leaf is not None:
+            return leaf
         cursor = await self.cursor(0)
         if cursor is None:
             return None
         await cursor.seek(key)
         cursor.expect()
-        return await cursor.load()
+        leaf = await cursor.load()
+        self._nodes.recent.note(self, leaf)
+        return leaf
 
     async def pages(
         self,
