@@ -205,7 +205,7 @@ async def open_for_mount(
     Raises:
         RepositoryError: it is not what this machine has seen before.
     """
-    keyring, parameters = opened.keyring, opened.parameters
+    keyring = opened.keyring
     own_name = keyring.repository_id.hex()
     state_dir, cache_dir = options.state_dir / own_name, options.cache_dir / own_name
     check_pin(state_dir, str(keyring.encryption))
@@ -220,37 +220,20 @@ async def open_for_mount(
         store = WrappedStore(store, notes)
     index = ChunkIndex(cache_dir / "index.sqlite")
     condemned = CondemnedSets(store, keyring)
-    threads = os.cpu_count() or 1
     try:
         async with trio.open_nursery() as nursery:
-            writer = Writer(
-                store,
-                keyring,
-                index,
-                WriterOptions(
-                    pack_bytes=parameters.pack_bytes,
-                    memory_bytes=options.memory_bytes // 2,
-                    level=options.level,
-                    epoch=keyring.epoch,
-                    cpu_threads=threads,
-                ),
-                nursery,
-            )
+            writer = Writer(store, keyring, index, _writer_options(opened, options), nursery)
             disk = DiskCache(cache_dir / "frames", options.cache_bytes)
             caches = Caches.within(options.memory_bytes // 4, disk)
-            limits = ReaderLimits(
-                cpu_threads=threads,
-                ahead_bytes=options.memory_bytes // 8,
-                spare_bytes=options.memory_bytes // 4,
-            )
-            async with Reader(store, keyring, caches, writer, limits) as reader:
+            async with Reader(store, keyring, caches, writer, _reader_limits(options)) as reader:
                 index.heed_damage(reader.damaged, reader.gone)
-                lease = None
+                lease, writer_id = None, bytes(ID_BYTES)
                 if identity is not None:
+                    writer_id = identity.writer_id
                     lease = WriterLease(
                         store,
                         keyring,
-                        identity.writer_id,
+                        writer_id,
                         duration_s=options.lease_s,
                         clock=options.clock,
                     )
@@ -258,15 +241,13 @@ async def open_for_mount(
                     await lease.begin()
                     nursery.start_soon(lease.keep)
                     nursery.start_soon(writer.learn, condemned)
-                bounds = parameters.chunk_bounds
                 if notes is not None:
                     nursery.start_soon(notes.abort_left, store)
-                writer_id = identity.writer_id if identity is not None else bytes(ID_BYTES)
                 memory = ConditionMemory(state_dir / "conditions")
                 yield Repository(
                     store,
                     keyring,
-                    bounds,
+                    opened.parameters.chunk_bounds,
                     reader,
                     writer,
                     identity,
@@ -283,6 +264,28 @@ async def open_for_mount(
             identity.close()
         if notes is not None:
             notes.close()
+
+
+def _writer_options(opened: OpenedRepository, options: RepositoryOptions) -> WriterOptions:
+    return WriterOptions(
+        pack_bytes=opened.parameters.pack_bytes,
+        memory_bytes=options.memory_bytes // 2,
+        level=options.level,
+        epoch=opened.keyring.epoch,
+        cpu_threads=_threads_count(),
+    )
+
+
+def _reader_limits(options: RepositoryOptions) -> ReaderLimits:
+    return ReaderLimits(
+        cpu_threads=_threads_count(),
+        ahead_bytes=options.memory_bytes // 8,
+        spare_bytes=options.memory_bytes // 4,
+    )
+
+
+def _threads_count() -> int:
+    return os.cpu_count() or 1
 
 
 async def _wait_for_finishing(state_dir: Path) -> None:

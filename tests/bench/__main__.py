@@ -31,20 +31,22 @@ from tests.bench.tree_parts import TREE_PARTS
 from tests.bench.works import FOR_ITSELF, GROWING, WORKS, Run, can
 from tests.servers import Server, free_port, moto_server, rclone_server, stop
 
+BUCKETS = "buckets"
 ALL_PARTS = {**PARTS, **TREE_PARTS}
 SERVERS: dict[str, Callable[[str], AbstractContextManager[Server]]] = {
-    "rclone": lambda folder: rclone_server(Path(folder, "buckets")),
+    "rclone": lambda folder: rclone_server(Path(folder, BUCKETS)),
     "moto": lambda folder: moto_server(),
 }
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The server, and the folder all runs work in."""
+    """The server, the folder all runs work in, and that of a server that keeps files."""
 
     server: Server
     server_name: str
     work_folder: Path
+    buckets_folder: Path
 
     def data(self, scale: float) -> Data:
         return Data(self.work_folder / f"data-{scale:g}", scale)
@@ -61,7 +63,8 @@ class Bench:
             place = Place(home, bucket, endpoint, Path(name, "local"))
             meter = Meter(self.work_folder / "log", place.environment())
             peer.begin(place, meter)
-            run = Run(peer, place, meter, self.data(scale), lambda: _forget(endpoint))
+            kept = (self.buckets_folder / bucket, place.local)
+            run = Run(peer, place, meter, self.data(scale), kept, lambda: _forget(endpoint))
             WORKS[work](run)
             return self._result(work, latency_ms, run, _take(endpoint))
 
@@ -258,7 +261,7 @@ def _is_ending(error: BaseException | None) -> bool:
 @contextlib.contextmanager
 def _bench(folder: Path, server_name: str) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(dir=folder) as name, SERVERS[server_name](name) as server:
-        yield Bench(server, server_name, folder)
+        yield Bench(server, server_name, folder, Path(name, BUCKETS))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,12 +31,16 @@ class NotForPeerError(Exception):
 
 @dataclass
 class Run:
-    """One peer at one work. `timed` holds what is measured; the rest is preparation."""
+    """One peer at one work. `timed` holds what is measured; the rest is preparation.
+
+    `kept` are folders where what the peer has stored may lie.
+    """
 
     peer: Peer
     place: Place
     meter: Meter
     data: Data
+    kept: Sequence[Path]
     on_start: Callable[[], None]
     wall_s: float = 0.0
     files_count: int = 0
@@ -49,9 +53,10 @@ class Run:
             self.files_count, self.content_bytes = extent(source)
         drop_caches()
         touch_memory(SPARE_BYTES + COPIES * self.content_bytes)
-        if source is not None:
-            # The source comes from memory: disks are not what is measured.
-            subprocess.run(f"tar -cPf - '{source}' | cat > /dev/null", shell=True, check=True)
+        # All that will be read comes from memory: disks are not what is measured.
+        for folder in (source, *self.kept):
+            if folder is not None and folder.exists():
+                subprocess.run(f"tar -cPf - '{folder}' | cat > /dev/null", shell=True, check=True)
         self.meter.cpu_s, self.meter.peak_bytes = 0.0, 0
         self.on_start()
         begin_s = time.monotonic()
