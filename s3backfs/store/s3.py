@@ -7,7 +7,6 @@ that would still arrive later could overwrite what came after it.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -230,27 +229,26 @@ class S3Store:
     async def _delete_some(self, keys: Sequence[str]) -> None:
         if self._deletes_many or len(keys) == 1:
             try:
-                await self._delete_at_once(keys)
+                failure = await self.run(
+                    lambda: requests.delete_objects(self._bucket, keys), keys[0]
+                )
+            except ObjectMissingError:
+                return
             except DeniedError:
                 if len(keys) == 1:
                     raise
             else:
+                if failure is not None:
+                    raise failure
                 return
         await self._delete_each(keys)
         self._deletes_many = False
-
-    async def _delete_at_once(self, keys: Sequence[str]) -> None:
-        """Delete by one request; a bucket that is not there holds none of them."""
-        with contextlib.suppress(ObjectMissingError):
-            failure = await self.run(lambda: requests.delete_objects(self._bucket, keys), keys[0])
-            if failure is not None:
-                raise failure
 
     async def _delete_each(self, keys: Sequence[str]) -> None:
         """Delete by a request for each: Ceph lets nobody with a policy send one for many."""
         async with open_together() as nursery:
             for key in keys:
-                nursery.start_soon(self._delete_at_once, [key])
+                nursery.start_soon(self._delete_some, [key])
 
     def list_uploads(self, prefix: str) -> AsyncIterator[Sequence[PendingUpload]]:
         async def fetch(
