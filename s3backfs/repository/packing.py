@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 
 from s3backfs.format.frame import FrameCipher
 from s3backfs.format.pack import PackRow, encode_pack_tail
 from s3backfs.format.refs import ID_BYTES, Kind
+
+TAIL_ROOM_BYTES = 4 * 1024 * 1024
+"""Behind the frames is so much room for the table of most packs."""
 
 
 class OpenPack:
@@ -20,8 +24,8 @@ class OpenPack:
         self.kind = kind
         self.pack_id = pack_id
         self.cipher = cipher
-        self.buffer = bytearray(capacity)
-        self.view = memoryview(self.buffer)
+        self.view = _untouched(capacity + TAIL_ROOM_BYTES)
+        self._capacity = capacity
         self.used_bytes = 0
         self.ready_bytes = 0
         self.sealing_count = 0
@@ -35,7 +39,7 @@ class OpenPack:
 
     def has_room(self, frame_length: int) -> bool:
         """Whether a frame still fits."""
-        return self.used_bytes + frame_length <= len(self.buffer)
+        return self.used_bytes + frame_length <= self._capacity
 
     def reserve(self, frame_length: int) -> int:
         """Give out a place and return its offset."""
@@ -59,10 +63,10 @@ class OpenPack:
         self.rows.sort(key=lambda row: row.offset)
         tail = encode_pack_tail(self.cipher, self.used_bytes, self.rows)
         end = self.used_bytes + len(tail)
-        if end > len(self.buffer):
-            grown = bytearray(end)
+        if end > len(self.view):
+            grown = _untouched(end)
             grown[: self.used_bytes] = self.view[: self.used_bytes]
-            self.buffer, self.view = grown, memoryview(grown)
+            self.view = grown
         self.view[self.used_bytes : end] = tail
         self.used_bytes = end
         return self.view[:end]
@@ -71,6 +75,14 @@ class OpenPack:
         """A sealed frame, for reading before the pack is stored; None where there is none."""
         end = offset + length
         return bytes(self.view[offset:end]) if end <= self.used_bytes else None
+
+
+def _untouched(length: int) -> memoryview:
+    """Memory that is taken from the system page by page, as it is written to.
+
+    A bytearray is all there from the beginning, and written over with zeros.
+    """
+    return memoryview(mmap(-1, length, flags=MAP_PRIVATE | MAP_ANONYMOUS))
 
 
 def pack_key(kind: Kind, pack_id: bytes) -> str:
