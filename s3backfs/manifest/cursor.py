@@ -66,10 +66,8 @@ class RecentLeaf(Generic[V]):
 
     def of(self, tree: object, key: bytes) -> Node[V] | None:
         """That leaf, if it is of this tree and holds the key if the tree does."""
-        leaf = self._leaf
-        if leaf is None or tree is not self._tree or not leaf.keys[0] <= key <= leaf.keys[-1]:
-            return None
-        return leaf
+        leaf = self._leaf if tree is self._tree else None
+        return leaf if leaf is not None and leaf.spans(key) else None
 
     def note(self, tree: object, leaf: Node[V]) -> None:
         """Remember a leaf instead."""

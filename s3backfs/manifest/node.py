@@ -97,6 +97,10 @@ class Node(Generic[V]):
         """Return every place that this node refers to: contents, nodes, bases of patches."""
         return [self._sources.ref(number) for number in range(len(self._sources))]
 
+    def spans(self, key: bytes) -> bool:
+        """Whether a key that is in the tree at all is in this leaf."""
+        return self.keys[0] <= key <= self.keys[-1]
+
     def find(self, key: bytes) -> V | None:
         """Return the value of a key."""
         number = bisect_left(self.keys, key)

@@ -141,24 +141,22 @@ class _LevelWriter(Generic[V]):
     async def _feed(self, edit: Replace[V]) -> None:
         if edit.lo < self._previous or (edit.hi is not None and edit.hi < edit.lo):
             raise ValueError("edits are not in order")
-        previous, end = edit.lo, edit.hi
-
-        async def add(key: bytes, value: V) -> None:
-            nonlocal previous
-            if key < previous or (end is not None and key >= end):
-                raise ValueError("a row is out of order, or outside of its edit")
-            previous = key + b"\0"
-            await self._out.add(key, value)
-
+        self._previous = edit.lo
         if isinstance(edit.rows, AsyncIterable):
             async with aclosing(iterate(edit.rows)) as rows:
                 async for key, value in rows:
-                    await add(key, value)
+                    await self._add(key, value, edit.hi)
         else:
             # Most edits are one row of a list: a generator would cost more than the row.
             for key, value in edit.rows:
-                await add(key, value)
-        self._previous = edit.hi or previous
+                await self._add(key, value, edit.hi)
+        self._previous = edit.hi or self._previous
+
+    async def _add(self, key: bytes, value: V, end: bytes | None) -> None:
+        if key < self._previous or (end is not None and key >= end):
+            raise ValueError("a row is out of order, or outside of its edit")
+        self._previous = key + b"\0"
+        await self._out.add(key, value)
 
     async def _skip_to(self, hi: bytes | None) -> bytes:
         """Go on behind the old items that an edit replaced."""

@@ -231,7 +231,7 @@ class SequentialFinder(Generic[V]):
             IntegrityError: a node is damaged.
         """
         leaf = self._leaf
-        if leaf is None or not leaf.keys[0] <= key <= leaf.keys[-1]:
+        if leaf is None or not leaf.spans(key):
             leaf = await self._tree.leaf(key)
         self._leaf = leaf
         return None if leaf is None else leaf.find(key)

@@ -70,7 +70,7 @@ class FrameSource:
             self._hints_count = 0
         for frame in frames:
             hints = self._hints.setdefault(frame.pack_id, {})
-            if frame in hints or frame in self._spare or self._flights.find(frame) is not None:
+            if frame in hints or self._is_there(frame):
                 continue
             hints[frame] = None
             self._hints_count += 1

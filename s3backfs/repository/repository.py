@@ -230,15 +230,7 @@ async def open_for_mount(
                 lease, writer_id = None, bytes(ID_BYTES)
                 if identity is not None:
                     writer_id = identity.writer_id
-                    lease = WriterLease(
-                        store,
-                        keyring,
-                        writer_id,
-                        duration_s=options.lease_s,
-                        clock=options.clock,
-                    )
-                    # Stored before anything is listed that it refers to.
-                    await lease.begin()
+                    lease = await _begin_lease(store, keyring, writer_id, options)
                     nursery.start_soon(lease.keep)
                     nursery.start_soon(writer.learn, condemned)
                 if notes is not None:
@@ -264,6 +256,15 @@ async def open_for_mount(
             identity.close()
         if notes is not None:
             notes.close()
+
+
+async def _begin_lease(
+    store: Store, keyring: Keyring, writer_id: bytes, options: RepositoryOptions
+) -> WriterLease:
+    """Store a writer's lease, before anything is listed that the writer refers to."""
+    lease = WriterLease(store, keyring, writer_id, duration_s=options.lease_s, clock=options.clock)
+    await lease.begin()
+    return lease
 
 
 def _writer_options(opened: OpenedRepository, options: RepositoryOptions) -> WriterOptions:

@@ -57,6 +57,15 @@ def store(mount: Mount, path: str) -> None:
     mount.machine.run("sync", str(mount.path))
 
 
+def sealed_root(machine: Machine, tmp_path: Path, path: str) -> dict[Path, bytes]:
+    """Seal a new backup `b` that holds one file; its root as it is now."""
+    with machine.mounted() as mount:
+        (mount.path / "b").mkdir()
+        store(mount, path)
+    (root,) = (tmp_path / "repository" / "backups").iterdir()
+    return {root: root.read_bytes()}
+
+
 def remembered(machine: Machine) -> list[str]:
     """The backups whose open roots are remembered."""
     found = (machine.home / "state" / "s3backfs").glob("*/open/*/*")
@@ -127,18 +136,14 @@ def test_an_old_sealed_root_that_was_put_back_is_told(
     local: Machine, tmp_path: Path, state: str
 ) -> None:
     """A sealed root from before a reopening is told, and what it holds can be read."""
-    sealed = tmp_path / "repository" / "backups"
-    with local.mounted() as mount:
-        (mount.path / "b").mkdir()
-        store(mount, "b/old")
-    (before,) = [(path, path.read_bytes()) for path in sealed.iterdir()]
+    before = sealed_root(local, tmp_path, "b/old")
     with local.mounted(*NEVER) as mount:
         local.run("reopen", str(mount.path / "b"))
         store(mount, "b/newer")
         if state == "open":
             mount.kill()
     assert ALARM not in local.log()
-    put_back(dict([before]))
+    put_back(before)
     with local.mounted("--read-only") as mount:
         assert os.listdir(mount.path / "b") == ["old"]
         status = json.loads((mount.path / ".s3backfs" / "status.json").read_text())
@@ -148,15 +153,11 @@ def test_an_old_sealed_root_that_was_put_back_is_told(
 
 def test_an_interrupted_reopening_is_not_old(local: Machine, tmp_path: Path) -> None:
     """Until the sealed root is removed it is the one that counts."""
-    sealed = tmp_path / "repository" / "backups"
-    with local.mounted() as mount:
-        (mount.path / "b").mkdir()
-        store(mount, "b/file")
-    (before,) = [(path, path.read_bytes()) for path in sealed.iterdir()]
+    before = sealed_root(local, tmp_path, "b/file")
     with local.mounted(*NEVER) as mount:
         local.run("reopen", str(mount.path / "b"))
         mount.kill()
-    put_back(dict([before]))
+    put_back(before)
     with local.mounted() as mount:
         assert os.listdir(mount.path / "b") == ["file"]
         local.run("reopen", str(mount.path / "b"))
