@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import json
 import signal
@@ -19,6 +20,8 @@ from typing import Any
 
 import click
 
+import s3backfs
+import tests
 from tests.bench import tables
 from tests.bench.data import Data
 from tests.bench.meter import Meter, wait_until
@@ -64,7 +67,11 @@ class Bench:
             meter = Meter(self.work_folder / "log", place.environment())
             peer.begin(place, meter)
             kept = (self.buckets_folder / bucket, place.local)
-            run = Run(peer, place, meter, self.data(scale), kept, lambda: _forget(endpoint))
+            run = Run(
+                *(peer, place, meter, self.data(scale), kept),
+                warm_up=lambda: self._warm_up(bucket),
+                on_start=lambda: _forget(endpoint),
+            )
             WORKS[work](run)
             return self._result(work, latency_ms, run, _take(endpoint))
 
@@ -84,9 +91,19 @@ class Bench:
             **counts,
         )
 
+    def _objects(self, bucket: str) -> Iterator[Any]:
+        pages = self.server.client().get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        return (row for page in pages for row in page.get("Contents", ()))
+
+    def _warm_up(self, bucket: str) -> None:
+        """Get a byte of every object: rclone's server computes the MD5 of all of it then."""
+        client = self.server.client()
+        for row in self._objects(bucket):
+            if row["Size"]:
+                client.get_object(Bucket=bucket, Key=row["Key"], Range="bytes=0-0")["Body"].read()
+
     def _stored_bytes(self, place: Place) -> int:
-        pages = self.server.client().get_paginator("list_objects_v2").paginate(Bucket=place.bucket)
-        stored_bytes: int = sum(row["Size"] for page in pages for row in page.get("Contents", ()))
+        stored_bytes: int = sum(row["Size"] for row in self._objects(place.bucket))
         local = (path for path in place.local.rglob("*") if not path.is_symlink())
         return stored_bytes + sum(path.stat().st_size for path in local if path.is_file())
 
@@ -156,6 +173,7 @@ def main(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     folder.mkdir(parents=True, exist_ok=True)
+    _compile()
     if compare:
         _compare(*(load(path) for path in compare))
     elif micro:
@@ -170,6 +188,13 @@ def main(
             for _ in range(runs or 1)
         ]
         _measure(plan, peers, server, folder, kept)
+
+
+def _compile() -> None:
+    """Compile all modules, as an installation has them, whatever the environment says."""
+    for package in (s3backfs, tests):
+        for folder in package.__path__:
+            compileall.compile_dir(folder, quiet=1)
 
 
 def _end(number: int, frame: object) -> None:

@@ -75,6 +75,10 @@ class Peer:
         """The name of the repository."""
         raise NotImplementedError
 
+    def trial(self) -> list[str]:
+        """A command that brings its programs into memory and does nothing else; may be empty."""
+        return []
+
     def begin(self, place: Place, meter: Meter) -> None:
         """Make an empty repository; not measured."""
 
@@ -101,6 +105,9 @@ class S3backfs(Peer):
     name = "s3backfs"
     is_mount = writes_by_mount = True
 
+    def trial(self) -> list[str]:
+        return [sys.executable, "-c", "import s3backfs.cli.main, s3backfs.mount, s3backfs.store.s3"]
+
     def url(self, place: Place) -> str:
         return f"s3://{place.bucket}/prefix"
 
@@ -123,6 +130,9 @@ class NullFs(Peer):
     keeps_data = False
     is_plain = True
 
+    def trial(self) -> list[str]:
+        return [sys.executable, "-c", "import tests.bench.nullfs"]
+
     @contextlib.contextmanager
     def mounted(self, place: Place, meter: Meter, *, read_only: bool) -> Iterator[Path]:
         command = [sys.executable, "-m", "tests.bench.nullfs", str(place.mountpoint)]
@@ -134,6 +144,9 @@ class NullFs(Peer):
 class RcloneCrypt(Peer):
     name = "rclone"
     is_mount = writes_by_mount = True
+
+    def trial(self) -> list[str]:
+        return [program_of_venv("rclone"), "version"]
 
     @contextlib.contextmanager
     def mounted(self, place: Place, meter: Meter, *, read_only: bool) -> Iterator[Path]:
@@ -155,6 +168,9 @@ class RcloneCrypt(Peer):
 
 class Restic(Peer):
     name = "restic"
+
+    def trial(self) -> list[str]:
+        return ["restic", "version"]
 
     def is_installed(self) -> bool:
         return shutil.which("restic") is not None
@@ -202,6 +218,9 @@ class S3fs(Peer):
     # To rclone's server a name cannot be a directory's marker and a directory.
     servers = frozenset({"moto"})
 
+    def trial(self) -> list[str]:
+        return ["s3fs", "--version"]
+
     def is_installed(self) -> bool:
         return shutil.which("s3fs") is not None
 
@@ -218,6 +237,9 @@ class Borg(Peer):
     """Keeps its repository on the local disk: it has no S3."""
 
     name = "borg"
+
+    def trial(self) -> list[str]:
+        return ["borg", "--version"]
 
     def is_installed(self) -> bool:
         return shutil.which("borg") is not None
@@ -240,6 +262,9 @@ class Boto3(Peer):
     name = "boto3"
     is_plain = True
 
+    def trial(self) -> list[str]:
+        return [sys.executable, "-c", "import boto3.session; boto3.session.Session().client('s3')"]
+
     def store(self, place: Place, meter: Meter, source: Path, name: str) -> None:
         program = "import boto3, sys; boto3.client('s3').upload_file(sys.argv[1], *sys.argv[2:])"
         meter.run([sys.executable, "-c", program, str(source / "file"), place.bucket, name])
@@ -255,6 +280,9 @@ class AwsCli(Peer):
 
     name = "aws"
     is_plain = True
+
+    def trial(self) -> list[str]:
+        return [os.environ.get("AWS_CLI", "aws"), "--version"]
 
     def is_installed(self) -> bool:
         return "AWS_CLI" in os.environ

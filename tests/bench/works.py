@@ -33,7 +33,8 @@ class NotForPeerError(Exception):
 class Run:
     """One peer at one work. `timed` holds what is measured; the rest is preparation.
 
-    `kept` are folders where what the peer has stored may lie.
+    `kept` are folders where what the peer has stored may lie; `warm_up` asks the server for all of
+    it once, `on_start` is called when what is measured begins.
     """
 
     peer: Peer
@@ -41,6 +42,7 @@ class Run:
     meter: Meter
     data: Data
     kept: Sequence[Path]
+    warm_up: Callable[[], None]
     on_start: Callable[[], None]
     wall_s: float = 0.0
     files_count: int = 0
@@ -56,6 +58,10 @@ class Run:
         for folder in (source, *self.kept):
             if folder is not None and folder.exists():
                 subprocess.run(f"tar -cPf - '{folder}' | cat > /dev/null", shell=True, check=True)
+        if trial := self.peer.trial():
+            self.meter.run(trial)
+        # Servers that read all of an object for its first byte do so once, which S3 never does.
+        self.warm_up()
         # Last: a host takes memory back within seconds.
         touch_memory(SPARE_BYTES + COPIES * self.content_bytes)
         self.meter.cpu_s, self.meter.peak_bytes = 0.0, 0
