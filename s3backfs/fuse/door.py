@@ -91,9 +91,9 @@ class Door(pyfuse3.Operations):
         node = await namespace.find(parent, name)
         if node is not None:
             return self._counted(node)
-        if parent.backup.is_sealed:
-            return replies.missing(replies.FOREVER_S)
-        raise FUSEError(errno.ENOENT)
+        if not replies.is_lasting(parent.backup):
+            raise FUSEError(errno.ENOENT)
+        return replies.MISSING
 
     async def _lookup_fixed(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         if parent == ROOT and name == CONTROL_NAME:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pyfuse3
 from pyfuse3 import EntryAttributes, StatvfsData
 
+from s3backfs.backup.backup import Backup
 from s3backfs.backup.node import Node
 from s3backfs.format.root import Root
 from s3backfs.fs import control_files
@@ -31,7 +32,7 @@ _CONTROL_TIME_NS = 0
 def attributes(node: Node, entry: Entry) -> EntryAttributes:
     """What stat(2) shows of a node."""
     backup = node.backup
-    timeout_s = FOREVER_S if backup.is_own or backup.is_sealed else FOREIGN_S
+    timeout_s = FOREVER_S if is_lasting(backup) else FOREIGN_S
     is_provisional = _is_provisional(node, entry)
     reply = EntryAttributes()
     reply.st_ino = node.number
@@ -53,6 +54,11 @@ def attributes(node: Node, entry: Entry) -> EntryAttributes:
     return reply
 
 
+def is_lasting(backup: Backup) -> bool:
+    """Whether names and attributes change by this mount's kernel alone, if at all."""
+    return backup.is_own or backup.is_sealed
+
+
 def _is_provisional(node: Node, entry: Entry) -> bool:
     """Whether the next write, or that what was written is stored, changes more than is told.
 
@@ -70,12 +76,15 @@ def _blocks(node: Node, entry: Entry) -> int:
     return -(-min(entry.size, node.content.allocated_bytes) // STAT_BLOCK_BYTES)
 
 
-def missing(timeout_s: float) -> EntryAttributes:
-    """A name that is not there, for the kernel to remember."""
+def _missing() -> EntryAttributes:
     reply = EntryAttributes()
     reply.st_ino = 0
-    reply.entry_timeout = timeout_s
+    reply.entry_timeout = FOREVER_S
     return reply
+
+
+MISSING = _missing()
+"""A name that is not there, for the kernel to remember."""
 
 
 def unreadable_attributes(name: bytes, mode: int = stat.S_IFDIR) -> EntryAttributes:

@@ -32,7 +32,7 @@ from pyfuse3 import (
 
 from s3backfs.fuse.polling import poll_before_sleeping
 from s3backfs.fuse.read_ahead import widen_read_ahead
-from s3backfs.fuse.replies import FOREVER_S, IO_BLOCK_BYTES
+from s3backfs.fuse.replies import FOREVER_S, IO_BLOCK_BYTES, MISSING
 
 _TASKS_MAX_COUNT = 32
 
@@ -92,9 +92,7 @@ class NullFs(pyfuse3.Operations):
         self, parent_inode: InodeT, name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         found = self._inodes[parent_inode].names.get(name)
-        if found is None:
-            raise FUSEError(errno.ENOENT)
-        return self._reply(found)
+        return MISSING if found is None else self._reply(found)
 
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         return self._reply(self._inodes[inode])

@@ -69,7 +69,7 @@ def test_the_kernel_keeps_what_is_sealed(shared: Shared, sealed: Path) -> None:
 
 
 def test_the_kernel_keeps_what_this_mount_writes(shared: Shared, backup: Path) -> None:
-    """Attributes and bytes of one's own open backup are kept too; missing names are not."""
+    """Names, missing names, attributes and bytes of one's own open backup are kept too."""
     (backup / "file").write_bytes(b"content")
     with opened(backup) as top, opened(backup / "file") as file:
         os.pread(file, 100, 0)
@@ -79,7 +79,9 @@ def test_the_kernel_keeps_what_this_mount_writes(shared: Shared, backup: Path) -
         with standing_still(shared.mount):
             assert answers(lambda: os.stat("file", dir_fd=top))
             assert answers(lambda: os.pread(file, 100, 0))
-            assert not answers(lambda: os.access("none", os.F_OK, dir_fd=top))
+            assert answers(lambda: os.access("none", os.F_OK, dir_fd=top))
+        (backup / "none").touch()
+        assert (backup / "none").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may set it")
