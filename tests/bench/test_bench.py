@@ -100,6 +100,17 @@ def test_a_signal_leaves_nothing_behind(
         process.wait()
 
 
+@pytest.mark.mount
+def test_works_for_memory_can_be_measured(short_path: Path) -> None:
+    """Many names made and walked, and a long stream: on real mounts, in a small way."""
+    command = [sys.executable, "-m", "tests.bench", "--folder", str(short_path), "--json"]
+    command += [str(short_path / "kept"), "--work", "names,walk,stream", "--peer", "s3backfs"]
+    subprocess.run([*command, "--scale", "0.0002"], cwd=PROJECT, check=True, capture_output=True)
+    names, walk, stream = works_of(load(short_path / "kept"))
+    assert names.files_count == walk.files_count == 200
+    assert stream.content_bytes == 4_000_000 < stream.stored_bytes
+
+
 def test_every_part_can_be_measured(tmp_path: Path) -> None:
     """Each part of the pipeline runs by itself, and says how much it did."""
     found = list(measure_all(ALL_PARTS, list(ALL_PARTS), 0.001, tmp_path, 1))

@@ -19,6 +19,8 @@ from tests.bench.peers import Peer, Place
 READS_COUNT = 200
 READ_BYTES = 4096
 _BACKUPS_COUNT = 100
+_NAMES_COUNT = 1_000_000
+_STREAM_BYTES = 20_000_000_000
 NAME = "first"
 SPARE_BYTES = 1 << 30
 COPIES = 2
@@ -207,6 +209,40 @@ def _root(run: Run) -> None:
         run.meter.run(["ls", str(top)])
 
 
+def _make_names(run: Run) -> None:
+    """Mount, many empty files in one directory, unmount."""
+    program = "import os, sys\nfor n in range(int(sys.argv[2])): os.mknod(f'{sys.argv[1]}/{n}')"
+    run.files_count = round(_NAMES_COUNT * run.data.scale)
+    with run.peer.mounted(run.place, run.meter, read_only=False) as top:
+        (top / NAME).mkdir()
+        run.meter.run([sys.executable, "-c", program, str(top / NAME), str(run.files_count)])
+
+
+def _names(run: Run) -> None:
+    with run.timed():
+        _make_names(run)
+
+
+def _walk(run: Run) -> None:
+    """`ls -lR` of what `names` makes, on a fresh machine, mount included."""
+    _make_names(run)
+    run.on_fresh_machine()
+    with run.timed(), run.peer.mounted(run.place, run.meter, read_only=True) as top:
+        run.meter.run(["ls", "-lR", str(top / NAME)])
+
+
+def _stream(run: Run) -> None:
+    """One file of noise that comes through a pipe; who makes it takes processors, too."""
+    length = round(_STREAM_BYTES * run.data.scale)
+    zeros = "0" * 32
+    noise = f"openssl enc -aes-128-ctr -K {zeros} -iv {zeros} -in /dev/zero"
+    with run.timed(), run.peer.mounted(run.place, run.meter, read_only=False) as top:
+        (top / NAME).mkdir()
+        command = f"{noise} 2>/dev/null | head -c {length} > '{top / NAME}/file'"
+        run.meter.run(["sh", "-c", command])
+    run.files_count, run.content_bytes = 1, length
+
+
 WORKS: dict[str, Callable[[Run], None]] = {
     "W1": lambda run: _in(run, run.data.big()),
     "W1r": lambda run: _in(run, run.data.noise()),
@@ -222,6 +258,9 @@ WORKS: dict[str, Callable[[Run], None]] = {
     "root": _root,
     "mountmany": _mount_many,
     "onemore": _one_more,
+    "names": _names,
+    "walk": _walk,
+    "stream": _stream,
 }
 
 GROWING = ("W1", "W2", "mountmany", "onemore")
@@ -234,7 +273,7 @@ ALONE = {
 }
 FOR_MOUNTS = {"W2rsync", "ls", "random", "first", "root"}
 """A native tool has no other way to do these."""
-FOR_ITSELF = {"mountmany", "onemore"}
+FOR_ITSELF = {"mountmany", "onemore", "names", "walk", "stream"}
 CANNOT = {
     *(("rclone", "W3"), ("rclone", "W3dir"), ("s3fs", "W3"), ("s3fs", "W3dir")),
     *(("nullfs", "R1"), ("nullfs", "random")),

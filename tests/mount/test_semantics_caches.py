@@ -84,6 +84,16 @@ def test_the_kernel_keeps_what_this_mount_writes(shared: Shared, backup: Path) -
         assert (backup / "none").exists()
 
 
+def test_a_read_only_mount_is_not_asked_at_each_close(shared: Shared, sealed: Path) -> None:
+    """Where nothing can go wrong with what was written, close(2) waits for an answer once."""
+    with shared.other.mounted("--read-only") as mount:
+        path = mount.path / sealed.name / "file"
+        with opened(path) as first, opened(path) as second:
+            os.close(os.dup(first))
+            with standing_still(mount):
+                assert answers(lambda: os.close(os.dup(second)))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may set it")
 def test_the_kernel_reads_far_ahead(shared: Shared) -> None:
     """Root's mounts are read ahead of in the longest requests there are."""
