@@ -19,7 +19,7 @@ from s3backfs.backup.nodes import RepositoryNodes
 from s3backfs.backup.owning import RootWriter
 from s3backfs.backup.picture import Picture
 from s3backfs.backup.removals import newest_ns, note_removal
-from s3backfs.backup.roots import HeldRoot
+from s3backfs.backup.roots import HeldRoot, load_root
 from s3backfs.backup.standing import Standing
 from s3backfs.backup.taking_over import TakingOver, complete_rename, complete_seal
 from s3backfs.backup.trash import move_to_trash
@@ -233,7 +233,7 @@ class Catalogue:
         async with backup.changing():
             await complete_seal(backup)
             old = await self._proven(backup)
-            root = msgspec.structs.replace(backup.root, name=new_name)
+            root = msgspec.structs.replace(old.root, name=new_name)
             store = self._roots.create_sealed if backup.is_sealed else self._roots.create
             held = await store(root)
             if backup.is_sealed:
@@ -248,10 +248,11 @@ class Catalogue:
             await complete_rename(self.repository.store, old)
 
     async def _proven(self, backup: Backup) -> HeldRoot:
-        """The root of a backup, which nobody has taken over by now."""
-        if not backup.is_sealed:
-            with backup.noting_loss():
-                backup.held = await self._roots.replace(backup.held, backup.root)
+        """The whole root of a backup, which nobody has taken over by now."""
+        if backup.is_sealed:
+            return await load_root(self.repository.store, self.repository.keyring, backup.held.key)
+        with backup.noting_loss():
+            backup.held = await self._roots.replace(backup.held, backup.root)
         return backup.held
 
     def _check_free(self, name: bytes) -> None:

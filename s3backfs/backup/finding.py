@@ -131,11 +131,11 @@ async def look_for(store: Store, keyring: Keyring, name: bytes) -> dict[bytes, F
 
 
 async def load_all(
-    store: Store, keyring: Keyring, found: Iterable[Found], *, with_seen: bool = True
+    store: Store, keyring: Keyring, found: Iterable[Found]
 ) -> list[tuple[Found, HeldRoot | S3backfsError]]:
     """Read many roots, several at once; what is wrong with a root stands in its place.
 
-    Who need not know which backups each has seen saves much memory.
+    Those that are in their place come without what they have seen.
 
     Raises:
         StoreError: the store would not give one of them.
@@ -147,7 +147,7 @@ async def load_all(
         async with limiter:
             try:
                 held = await load_root(store, keyring, entry.listed.key)
-                results.append((entry, held if with_seen else without_seen(held)))
+                results.append((entry, without_seen(held) if held.is_in_place else held))
             except (
                 ObjectMissingError,
                 IntegrityError,
@@ -245,7 +245,7 @@ class BackupSummary:
 async def list_backups(store: Store, keyring: Keyring) -> list[BackupSummary]:
     """Read every root and all tags, and say what they say."""
     found, beside = await look(store, keyring)
-    loaded = await load_all(store, keyring, found.values(), with_seen=False)
+    loaded = await load_all(store, keyring, found.values())
     if newer := newest_named(result for _, result in loaded):
         log.warning("%s", OldKeysError(newer))
     roots = {entry.name: held for entry, held in loaded if isinstance(held, HeldRoot)}

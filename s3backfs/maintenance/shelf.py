@@ -117,7 +117,7 @@ async def load_shelf(store: Store, keyring: Keyring) -> Shelf:
         StoreError: the store would not list or give.
     """
     found, beside = await look(store, keyring)
-    loaded = await load_all(store, keyring, found.values(), with_seen=False)
+    loaded = await load_all(store, keyring, found.values())
     roots = {entry.name: held for entry, held in loaded if isinstance(held, HeldRoot)}
     roots |= await with_newer_copies(store, keyring, roots, beside)
     hidden = outdated(roots) | gone(roots, beside)
