@@ -23,6 +23,7 @@ from s3backfs.backup.looking import Looking
 from s3backfs.backup.new_root import MAX_SLOT
 from s3backfs.backup.roots import HeldRoot
 from s3backfs.errors import ObjectMissingError, S3backfsError
+from s3backfs.format.root import BackupState, Root
 from s3backfs.repository.repository import Repository
 from s3backfs.store.together import open_together
 
@@ -178,7 +179,7 @@ class Picture:
     def _take_root(self, name: bytes, held: HeldRoot) -> None:
         self.damaged.pop(name, None)
         known = self.backups.get(name)
-        if known is not None and known.id == held.root.backup_id and not known.is_own:
+        if known is not None and _may_follow(known, held.root):
             self._note_lost_source(known)
             known.take_newer(held)
             return
@@ -220,3 +221,14 @@ class Picture:
         for backup in self.own_open():
             if source.id in backup.bases and not backup.is_settled:
                 backup.lost_sources.add(source.id)
+
+
+def _may_follow(known: Backup, root: Root) -> bool:
+    """Whether a backup becomes what a newer root of it says, with the same inodes.
+
+    Not so where the kernel was told that names and attributes stay for ever.
+    """
+    if known.id != root.backup_id or known.is_own:
+        return False
+    is_same = root.state == BackupState.SEALED and root.top == known.root.top
+    return is_same or not known.is_sealed

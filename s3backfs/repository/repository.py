@@ -278,8 +278,8 @@ def _writer_options(opened: OpenedRepository, options: RepositoryOptions) -> Wri
 
 
 def _reader_limits(options: RepositoryOptions) -> ReaderLimits:
-    # What writing would take is free where nothing is written.
-    spare_bytes = options.memory_bytes // (2 if options.is_read_only else 4)
+    # Where nothing is written there is more room.
+    spare_bytes = options.memory_bytes // (3 if options.is_read_only else 4)
     return ReaderLimits(
         cpu_threads=_threads_count(),
         ahead_bytes=options.memory_bytes // 8,

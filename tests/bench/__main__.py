@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 import s3backfs
 import tests
@@ -35,6 +36,9 @@ from tests.bench.works import FOR_ITSELF, GROWING, WORKS, Run, can
 from tests.servers import Server, free_port, moto_server, rclone_server, stop
 
 BUCKETS = "buckets"
+MAX_LATENCY_MS = 10_000
+SCALES = click.FloatRange(0, 100, min_open=True)
+KEPT = click.Path(path_type=Path, exists=True, dir_okay=False)
 ALL_PARTS = {**PARTS, **TREE_PARTS}
 SERVERS: dict[str, Callable[[str], AbstractContextManager[Server]]] = {
     "rclone": lambda folder: rclone_server(Path(folder, BUCKETS)),
@@ -144,30 +148,52 @@ def _words(text: str, known: dict[str, Any]) -> list[str]:
     return words
 
 
+def _latencies_ms(_: click.Context, __: click.Parameter, text: str) -> list[float]:
+    """Read milliseconds, by commas."""
+    try:
+        found = [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter("milliseconds by commas, for example 0,30") from error
+    if not all(0 <= each < MAX_LATENCY_MS for each in found):
+        raise click.BadParameter(f"from 0 to {MAX_LATENCY_MS}")
+    return found
+
+
+def _kept(_: click.Context, __: click.Parameter, paths: tuple[Path, Path] | None) -> list[Results]:
+    """Read what --json has kept."""
+    try:
+        return [load(path) for path in paths or ()]
+    except msgspec.MsgspecError as error:
+        raise click.BadParameter(f"not what --json keeps: {error}") from error
+
+
 @click.command()
 @click.option("--work", default="", help="Works, by commas; all of them else. Or: grow.")
 @click.option("--micro", is_flag=True, help="Parts of the pipeline instead; --work chooses some.")
 @click.option("--server", default="rclone", type=click.Choice(sorted(SERVERS)))
 @click.option("--peer", default="", help="Peers, by commas; all that are installed else.")
-@click.option("--latency", default="0", help="Milliseconds added to each request, by commas.")
-@click.option("--runs", type=int, help="Runs of each (1; 5 of parts); tables show medians.")
-@click.option("--scale", default=1.0, help="Size of the data: 0.1 for a quick look.")
+@click.option(
+    "--latency",
+    default="0",
+    callback=_latencies_ms,
+    help="Added milliseconds, by commas.",
+)
+@click.option("--runs", type=click.IntRange(1), help="Runs of each (1; 5 of parts): medians.")
+@click.option("--scale", default=1.0, type=SCALES, help="Size of the data: 0.1 for a quick look.")
 @click.option("--folder", default="/tmp/s3backfs-bench", type=click.Path(path_type=Path))
 @click.option("--json", "kept", type=click.Path(path_type=Path), help="Keep every run in a file.")
-@click.option(
-    "--compare", nargs=2, type=click.Path(path_type=Path, exists=True), help="Two kept files."
-)
+@click.option("--compare", nargs=2, type=KEPT, callback=_kept, help="Two kept files.")
 def main(
     work: str,
     micro: bool,
     server: str,
     peer: str,
-    latency: str,
+    latency: list[float],
     runs: int | None,
     scale: float,
     folder: Path,
     kept: Path | None,
-    compare: tuple[Path, Path] | None,
+    compare: list[Results],
 ) -> None:
     """Measure s3backfs beside its peers."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -175,16 +201,15 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     _compile()
     if compare:
-        _compare(*(load(path) for path in compare))
+        _compare(*compare)
     elif micro:
         _measure_parts(_words(work, ALL_PARTS), scale, runs or DEFAULT_RUNS, folder, kept)
     else:
         peers = [PEERS[name] for name in _words(peer, PEERS) if _is_usable(PEERS[name], server)]
-        latencies_ms = [float(text) for text in latency.split(",")]
         plan = [
             (name, latency_ms, size)
             for name, size in _sized(work, scale)
-            for latency_ms in latencies_ms
+            for latency_ms in latency
             for _ in range(runs or 1)
         ]
         _measure(plan, peers, server, folder, kept)
@@ -259,6 +284,7 @@ def _paired(
 ) -> Iterator[Result]:
     for peer in peers:
         if not can(peer, work):
+            click.echo(f"{work}: not for {peer.name}", err=True)
             continue
         try:
             result = bench.measure(work, peer, latency_ms, scale)

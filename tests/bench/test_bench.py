@@ -164,3 +164,13 @@ def test_the_median_run_is_taken() -> None:
     """Of three runs that of median wall stands for all."""
     (middle,) = medians([result(wall_s=wall_s) for wall_s in (3.0, 1.0, 2.0)])
     assert middle.wall_s == 2.0
+
+
+@pytest.mark.parametrize("option", ["--latency=x", "--latency=-5", "--scale=0", "--runs=0"])
+def test_impossible_options_are_told(option: str, tmp_path: Path) -> None:
+    """They end with a line and exit code 2, and nothing is made."""
+    command = [sys.executable, "-m", "tests.bench", "--folder", str(tmp_path / "new"), option]
+    done = subprocess.run(command, cwd=PROJECT, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"Invalid value for '{option.partition('=')[0]}'" in done.stderr
+    assert not (tmp_path / "new").exists()

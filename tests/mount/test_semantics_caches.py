@@ -124,3 +124,34 @@ def test_another_writers_backup_is_seen_to_grow(shared: Shared, backup: Path) ->
         assert sorted(os.listdir(there)) == ["first", "log", "second"]
         assert (there / "second").read_bytes() == b"second"
         assert (there / "first").read_bytes() == b"changed"
+
+
+def test_what_was_reopened_elsewhere_is_another_directory(shared: Shared, backup: Path) -> None:
+    """A reader of a sealed backup keeps what it has open, and sees all that is new at its path."""
+    (backup / "dir").mkdir()
+    (backup / "dir" / "longer").write_bytes(b"old")
+    (backup / "dir" / "same").write_bytes(b"AAAA")
+    (backup / "dir" / "changed").touch()
+    shared.seal(backup)
+    with shared.other.mounted("--read-only") as mount:
+        there = mount.path / backup.name / "dir"
+        assert (there / "same").read_bytes() == b"AAAA"
+        assert os.stat(there / "longer").st_size == 3
+        assert os.stat(there / "changed").st_size == 0
+        assert not (there / "new").exists()
+        with opened(there / "longer") as before:
+            shared.mount.machine.run("reopen", str(backup))
+            (backup / "dir" / "longer").write_bytes(b"much longer")
+            (backup / "dir" / "same").write_bytes(b"BBBB")
+            (backup / "dir" / "new").touch()
+            (backup / "dir" / "changed").unlink()
+            (backup / "dir" / "changed").mkdir()
+            shared.seal(backup)
+            deadline_s = time.monotonic() + 30
+            while time.monotonic() < deadline_s and not (there / "new").exists():
+                os.stat(mount.path / backup.name)
+            assert (there / "new").exists()
+            assert (there / "longer").read_bytes() == b"much longer"
+            assert (there / "same").read_bytes() == b"BBBB"
+            assert (there / "changed").is_dir()
+            assert os.pread(before, 100, 0) == b"old"
