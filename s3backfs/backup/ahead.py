@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FIRST_ZONE_BYTES = 512 * 1024
 """How much of other files is fetched in one go at least, as it lies in the packs."""
 
-UNREAD_FACTOR = 4
+UNREAD_FACTOR = 8
 """So many times what was read may have been fetched and not be read yet: what lies near each other
 in a pack comes by one GET, and who stops reading has not paid for much more than he read."""
 
