@@ -122,6 +122,11 @@ class Backup:
         return self.root.state == BackupState.SEALED
 
     @property
+    def is_lasting(self) -> bool:
+        """Whether what is in it changes by this mount alone, if at all: the kernel may keep it."""
+        return self.is_own or self.is_sealed
+
+    @property
     def is_own_open(self) -> bool:
         """Whether this mount may write it."""
         is_there = self.is_own and not self.is_removed and not self.is_lost

@@ -231,4 +231,4 @@ def _may_follow(known: Backup, root: Root) -> bool:
     if known.id != root.backup_id or known.is_own:
         return False
     is_same = root.state == BackupState.SEALED and root.top == known.root.top
-    return is_same or not known.is_sealed
+    return is_same or not known.is_lasting

@@ -50,7 +50,7 @@ _CONTROL_NUMBERS = (control_files.DIRECTORY_NUMBER, control_files.STATUS_NUMBER)
 
 
 class Door(pyfuse3.Operations):
-    """One method for each kind of request; every one is here, so that none answers ENOSYS."""
+    """One method for each kind of request; every one is here and answers ENOSYS only by intent."""
 
     supports_dot_lookup = False
     enable_writeback_cache = False
@@ -91,9 +91,9 @@ class Door(pyfuse3.Operations):
         node = await namespace.find(parent, name)
         if node is not None:
             return self._counted(node)
-        if not replies.is_lasting(parent.backup):
-            raise FUSEError(errno.ENOENT)
-        return replies.MISSING
+        if parent.backup.is_lasting:
+            return replies.MISSING
+        raise FUSEError(errno.ENOENT)
 
     async def _lookup_fixed(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         if parent == ROOT and name == CONTROL_NAME:

@@ -22,8 +22,7 @@ def open_info(node: Node, handle: FileHandle, number: int) -> FileInfo:
     if node.opens == 1:
         assert node.entry is not None
         content.is_direct = handle.is_write_only and not has_privileges(node.entry)
-    is_known = node.backup.is_sealed or node.backup.is_own
-    keep_cache = is_known and not content.is_direct and not node.wrote
+    keep_cache = node.backup.is_lasting and not content.is_direct and not node.wrote
     if node.opens == 1:
         node.wrote = False
     return FileInfo(fh=number, direct_io=content.is_direct, keep_cache=keep_cache)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import pyfuse3
 from pyfuse3 import EntryAttributes, StatvfsData
 
-from s3backfs.backup.backup import Backup
 from s3backfs.backup.node import Node
 from s3backfs.format.root import Root
 from s3backfs.fs import control_files
@@ -31,8 +30,7 @@ _CONTROL_TIME_NS = 0
 
 def attributes(node: Node, entry: Entry) -> EntryAttributes:
     """What stat(2) shows of a node."""
-    backup = node.backup
-    timeout_s = FOREVER_S if is_lasting(backup) else FOREIGN_S
+    timeout_s = FOREVER_S if node.backup.is_lasting else FOREIGN_S
     is_provisional = _is_provisional(node, entry)
     reply = EntryAttributes()
     reply.st_ino = node.number
@@ -52,11 +50,6 @@ def attributes(node: Node, entry: Entry) -> EntryAttributes:
     if entry.extra is not None:
         reply.st_rdev = entry.extra.rdev
     return reply
-
-
-def is_lasting(backup: Backup) -> bool:
-    """Whether names and attributes change by this mount's kernel alone, if at all."""
-    return backup.is_own or backup.is_sealed
 
 
 def _is_provisional(node: Node, entry: Entry) -> bool:

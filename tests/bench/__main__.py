@@ -22,7 +22,6 @@ import click
 import msgspec
 
 import s3backfs
-import tests
 from tests.bench import tables
 from tests.bench.data import Data
 from tests.bench.meter import Meter, wait_until
@@ -199,7 +198,6 @@ def main(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     folder.mkdir(parents=True, exist_ok=True)
-    _compile()
     if compare:
         _compare(*compare)
     elif micro:
@@ -217,9 +215,8 @@ def main(
 
 def _compile() -> None:
     """Compile all modules, as an installation has them, whatever the environment says."""
-    for package in (s3backfs, tests):
-        for folder in package.__path__:
-            compileall.compile_dir(folder, quiet=1)
+    for folder in (*s3backfs.__path__, Path(__file__).parent):
+        compileall.compile_dir(folder, quiet=1)
 
 
 def _end(number: int, frame: object) -> None:
@@ -269,6 +266,7 @@ def _measure(
     kept: Path | None,
 ) -> None:
     done: list[Result] = []
+    _compile()
     with _bench(folder, server) as bench:
         # Peers take turns inside each run, so that a noisy minute hits all of them.
         for name, latency_ms, scale in plan:

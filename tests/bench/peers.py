@@ -282,7 +282,7 @@ class AwsCli(Peer):
     is_plain = True
 
     def trial(self) -> list[str]:
-        return [os.environ.get("AWS_CLI", "aws"), "--version"]
+        return [os.environ["AWS_CLI"], "--version"]
 
     def is_installed(self) -> bool:
         return "AWS_CLI" in os.environ
