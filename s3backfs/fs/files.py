@@ -126,7 +126,7 @@ class Files:
         if entry is None:
             entry = await node.backup.names.present_entry(node)
         backup = node.backup
-        if handle.generation != backup.generation and not backup.is_lasting:
+        if handle.generation != backup.generation and not backup.is_own:
             # Another machine has stored its backup anew: size and content must fit together.
             node.content = handle.content = FileContent(node, entry)
             handle.generation = backup.generation

@@ -126,6 +126,23 @@ def test_another_writers_backup_is_seen_to_grow(shared: Shared, backup: Path) ->
         assert (there / "first").read_bytes() == b"changed"
 
 
+def test_an_open_file_is_read_on_when_its_writer_seals(shared: Shared, backup: Path) -> None:
+    """Who has a file of another machine's backup open reads what was added before the seal, too."""
+    content = os.urandom(100_000)
+    (backup / "log").write_bytes(content[:50_000])
+    shared.mount.machine.run("sync", str(shared.mount.path))
+    with shared.other.mounted("--read-only") as mount:
+        there = mount.path / backup.name
+        with opened(there / "log") as reader:
+            assert os.pread(reader, 200_000, 0) == content[:50_000]
+            (backup / "log").write_bytes(content)
+            shared.seal(backup)
+            deadline_s = time.monotonic() + 30
+            while time.monotonic() < deadline_s and os.fstat(reader).st_size == 50_000:
+                os.stat(there / "log")
+            assert os.pread(reader, 200_000, 0) == content
+
+
 def test_what_was_reopened_elsewhere_is_another_directory(shared: Shared, backup: Path) -> None:
     """A reader of a sealed backup keeps what it has open, and sees all that is new at its path."""
     (backup / "dir").mkdir()
